@@ -1,0 +1,52 @@
+# Every daily act is one command; CI runs the same ones.
+.DEFAULT_GOAL := help
+SHELL := bash
+PYTHON ?= python3
+UV := .tools/bin/uv
+RUN := .venv/bin/
+ARGS ?=
+
+.PHONY: help setup run test check lint types protos protos-check bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## make .venv with the `isthmus` command
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "isthmus needs Python 3.11 or newer; say which with make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+.venv/.ready: $(UV) pyproject.toml uv.lock
+	@echo "isthmus: setting up .venv (once; the model and the engine are about 500 MB)"
+	@UV_PYTHON="$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(UV) sync --frozen --quiet --compile-bytecode
+	@touch $@
+
+run: setup ## start the whole mesh and show a real turn (ARGS=--once stops after it)
+	@exec $(RUN)isthmus up $(ARGS)
+
+test: setup check ## check everything, then run every test
+	@$(RUN)pytest $(ARGS)
+
+check: setup lint types protos-check
+
+lint: setup
+	@$(RUN)ruff check .
+	@$(RUN)ruff format --check .
+	@$(RUN)lint-imports --no-logo 2>/dev/null || $(RUN)lint-imports
+	@$(RUN)buf lint
+	@$(RUN)buf format --diff --exit-code --path protos/isthmus
+
+types: setup
+	@$(RUN)mypy
+
+protos: setup ## generate the stubs from protos/
+	@$(RUN)python protos/generate.py
+
+protos-check: setup ## fail if stubs drifted from their protos, or a contract broke against the last commit
+	@$(RUN)python protos/generate.py --check
+	@if git cat-file -e HEAD:protos 2>/dev/null; then $(RUN)buf breaking --against '.git#ref=HEAD'; fi
+
+clean: ## remove what setup made
+	rm -rf .venv .tools .bench
