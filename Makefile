@@ -48,5 +48,8 @@ protos-check: setup ## fail if stubs drifted from their protos, or a contract br
 	@$(RUN)python protos/generate.py --check
 	@if git cat-file -e HEAD:protos 2>/dev/null; then $(RUN)buf breaking --against '.git#ref=HEAD'; fi
 
+bench: setup ## one more turn on a long session: Isthmus beside its peers (ARGS=…)
+	@benchmarks/run.sh $(ARGS)
+
 clean: ## remove what setup made
 	rm -rf .venv .tools .bench

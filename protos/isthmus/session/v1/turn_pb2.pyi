@@ -171,7 +171,9 @@ Global___TurnError: _TypeAlias = TurnError  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """What a turn cost and where the time went."""
+    """What a turn cost and where the time went, as far as its commit, which stores it. The commit's own hops come as `hop`
+    events before `done`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,7 +197,7 @@ class Receipt(_message.Message):
     model: _builtins.str
     trace_id: _builtins.str
     total_ms: _builtins.float
-    """From the gateway's first byte in to the commit's acknowledgement."""
+    """From the gateway's first byte in to the commit."""
     @_builtins.property
     def hops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hop]: ...
     @_builtins.property

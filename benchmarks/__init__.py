@@ -1,0 +1,1 @@
+"""Isthmus beside the systems that have the client resend its history, on the same machine and texts."""

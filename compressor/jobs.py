@@ -1,0 +1,56 @@
+"""The jobs that this room takes from the queue, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import grpc
+import structlog
+from docket import Docket, ExponentialRetry
+from isthmus.errors.v1 import errors_pb2
+
+from compressor.segments import Segment, SegmentSummariser
+from services.config import CompressorSettings
+from services.errors import IsthmusError
+from services.jobs import SUMMARISE_SEGMENT
+
+# The work has lost its object: nothing to do, and nothing to repair.
+_GONE: Final = frozenset({errors_pb2.ERROR_REASON_NOT_FOUND, errors_pb2.ERROR_REASON_SUMMARY_SOURCE_CHANGED})
+_TRANSIENT: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+    }
+)
+
+_log = structlog.get_logger("jobs")
+
+
+def register(queue: Docket, summariser: SegmentSummariser, settings: CompressorSettings) -> None:
+    """Has the queue's worker do the mesh's jobs. What waiting helps is tried again, with backoff and a bound."""
+    patience = ExponentialRetry(
+        attempts=settings.job_attempts_count_max,
+        minimum_delay=timedelta(milliseconds=settings.job_retry_ms_min),
+        maximum_delay=timedelta(milliseconds=settings.job_retry_ms_max),
+    )
+
+    async def summarise_segment(
+        tenant: str, session: str, first_sequence: int, last_sequence: int, retry: ExponentialRetry = patience
+    ) -> None:
+        segment = Segment(tenant, session, first_sequence, last_sequence)
+        try:
+            await summariser.summarise(segment, counted=retry.attempt <= settings.job_counted_attempts_count_max)
+        except IsthmusError as error:
+            log = _log.bind(session=session, first=first_sequence, last=last_sequence, attempt=retry.attempt)
+            if error.reason in _GONE:
+                log.info("summary not needed any more", error=error.message)
+            elif error.code in _TRANSIENT:
+                log.warning("summary later", error=error.message, retry_ms=retry.delay // timedelta(milliseconds=1))
+                raise
+            else:
+                log.error("summary given up", error=error.message)
+
+    queue.register(summarise_segment, names=[SUMMARISE_SEGMENT])

@@ -1,0 +1,73 @@
+"""The names of everything that a session has in Valkey. All of a session's keys share one hash slot. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "isthmus:"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one session of one tenant."""
+
+    tenant: str
+    session: str
+
+    def _key(self, concept: str) -> str:
+        return f"{PREFIX}{{{self.tenant}/{self.session}}}:{concept}"
+
+    @property
+    def meta(self) -> str:
+        """Hash: the session's own fields, counters, the open turn, the window's base."""
+        return self._key("meta")
+
+    @property
+    def log(self) -> str:
+        """Stream: entry `<sequence>-0` has `f` (Fragment header), `b` (zstd body), `n` (UTF-8 bytes)."""
+        return self._key("log")
+
+    @property
+    def turns(self) -> str:
+        """Hash: number to Turn proto without the text."""
+        return self._key("turns")
+
+    @property
+    def requests(self) -> str:
+        """Hash: request_id to body digest, a letter for what became of it, and the turn or the range appended."""
+        return self._key("requests")
+
+    @property
+    def void(self) -> str:
+        """Set: `t<turn>` for turns that came to nothing, `f<sequence>:<size>` for erased fragments."""
+        return self._key("void")
+
+    @property
+    def counts(self) -> str:
+        """Hash: sequence to tokenizer digest (16 bytes) and exact count."""
+        return self._key("counts")
+
+    @property
+    def summaries(self) -> str:
+        """Hash: name to what the planner keeps of a summary."""
+        return self._key("summaries")
+
+    @property
+    def summary_bodies(self) -> str:
+        """Hash: name to the zstd Summary."""
+        return self._key("summary_bodies")
+
+    @property
+    def documents(self) -> str:
+        """Hash: id to Document proto, and `<id>:place` to the bytes committed and the last batch's mark."""
+        return self._key("documents")
+
+    def all(self) -> list[str]:
+        """Every key, meta first."""
+        rest = [self.log, self.turns, self.requests, self.void, self.counts]
+        return [self.meta, *rest, self.summaries, self.summary_bodies, self.documents]
+
+
+def tenant_index(tenant: str) -> str:
+    """Sorted set of a tenant's session ids, all with score 0: read in lexical order."""
+    return f"{PREFIX}sessions:{tenant}"

@@ -1,0 +1,25 @@
+-- Erases one fragment's content, its count and the summaries that cover it.
+-- KEYS: meta, log, void, counts, summaries, summary bodies.
+-- ARGV: version to come, version expected, sequence, size that the fragment has in its segment, window base or '',
+--   epoch, then the names of the summaries.
+-- Returns {'ERASED', version}, {'BUSY', version, ms left}, {'LAPSED', version, turn}, {'STALE'} or {'MISSING'}.
+local meta = KEYS[1]
+local m = redis.call('HMGET', meta, 'version', 'open_turn', 'lease_until_ms')
+if not m[1] then return {'MISSING'} end
+if m[2] ~= '0' then
+  local now = redis.call('TIME')
+  local left = tonumber(m[3]) - (now[1] * 1000 + math.floor(now[2] / 1000))
+  if left > 0 then return {'BUSY', m[1], left} end
+  return {'LAPSED', m[1], tonumber(m[2])}
+end
+if m[1] ~= ARGV[2] then return {'STALE'} end
+redis.call('XDEL', KEYS[2], ARGV[3] .. '-0')
+redis.call('SADD', KEYS[3], 'f' .. ARGV[3] .. ':' .. ARGV[4])
+redis.call('HDEL', KEYS[4], ARGV[3])
+for i = 7, #ARGV do
+  redis.call('HDEL', KEYS[5], ARGV[i])
+  redis.call('HDEL', KEYS[6], ARGV[i])
+end
+if ARGV[5] ~= '' then redis.call('HSET', meta, 'window', ARGV[5], 'epoch', ARGV[6]) end
+redis.call('HSET', meta, 'version', ARGV[1], 'void_at', ARGV[1], 'summaries_at', ARGV[1])
+return {'ERASED', ARGV[1]}

@@ -1,0 +1,60 @@
+-- Finds the turn of a request_id, or appends its messages and opens it.
+-- KEYS: meta, log, turns, requests.
+-- ARGV: version to come, version expected, request_id, digest (16 bytes), driver, lease in ms, number that the latest
+--   done turn must have or '', number of the new turn, Turn proto, window base or '' for the same epoch, epoch, '1'
+--   to open or '0' to only look, then for each fragment: header, body, size.
+-- Returns {outcome, version, ...}:
+--   AGAIN | TAKEN_OVER, version, turn, attempt      the caller drives a turn that was there
+--   ATTACHED, version, turn, attempt, ms left       another driver does
+--   FINISHED, version, turn                         it is closed
+--   BUSY, version, ms left | LAPSED, version, turn  another turn is open, with or without a live lease
+--   NOT_LATEST, version, number of the latest done turn
+--   OPENED, version | NEW | STALE | REUSED | MISSING
+local meta, log, turns, requests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local m = redis.call('HMGET', meta, 'version', 'open_turn', 'open_attempt', 'open_driver', 'lease_until_ms',
+  'done_turn', 'revision')
+local version, open_turn = m[1], m[2]
+if not version then return {'MISSING'} end
+local left = (tonumber(m[5]) or 0) - now
+
+local known = redis.call('HGET', requests, ARGV[3])
+if known then
+  local state, number = string.sub(known, 17, 17), string.sub(known, 18)
+  if string.sub(known, 1, 16) ~= ARGV[4] or state == 'A' then return {'REUSED'} end
+  local turn = redis.call('HGET', turns, number)
+  if state == 'D' or state == 'C' then return {'FINISHED', version, turn} end
+  if state == 'O' then
+    local attempt = tonumber(m[3])
+    if m[4] == ARGV[5] then
+      redis.call('HSET', meta, 'lease_until_ms', now + ARGV[6])
+      return {'AGAIN', version, turn, attempt}
+    end
+    if left > 0 then return {'ATTACHED', version, turn, attempt, left} end
+    redis.call('HSET', meta, 'open_attempt', attempt + 1, 'open_driver', ARGV[5], 'lease_until_ms', now + ARGV[6])
+    return {'TAKEN_OVER', version, turn, attempt + 1}
+  end
+  -- It failed or expired: the request runs anew, as a new turn.
+end
+
+if open_turn ~= '0' then
+  if left > 0 then return {'BUSY', version, left} end
+  return {'LAPSED', version, tonumber(open_turn)}
+end
+if ARGV[7] ~= '' and ARGV[7] ~= m[6] then return {'NOT_LATEST', version, tonumber(m[6])} end
+if ARGV[12] == '0' then return {'NEW', version} end
+if version ~= ARGV[2] then return {'STALE', version} end
+
+local sequence = tonumber(m[7])
+for i = 13, #ARGV, 3 do
+  sequence = sequence + 1
+  redis.call('XADD', log, string.format('%.0f-0', sequence), 'f', ARGV[i], 'b', ARGV[i + 1], 'n', ARGV[i + 2])
+end
+redis.call('HSET', turns, ARGV[8], ARGV[9])
+redis.call('HSET', requests, ARGV[3], ARGV[4] .. 'O' .. ARGV[8])
+redis.call('HSET', meta, 'revision', string.format('%.0f', sequence), 'turn_count', ARGV[8], 'open_turn', ARGV[8],
+  'open_attempt', 1, 'open_driver', ARGV[5], 'open_request', ARGV[3], 'lease_until_ms', now + ARGV[6])
+if ARGV[10] ~= '' then redis.call('HSET', meta, 'window', ARGV[10], 'epoch', ARGV[11]) end
+redis.call('HSET', meta, 'version', ARGV[1])
+return {'OPENED', ARGV[1]}

@@ -1,0 +1,124 @@
+"""`isthmus.context.v1.ContextService`: each rpc and who serves it."""
+
+# The names of the methods are those of the contract.
+# ruff: noqa: N802
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf import empty_pb2
+from isthmus.context.v1 import context_service_pb2 as api
+from isthmus.context.v1.context_service_pb2_grpc import ContextServiceServicer
+from isthmus.session.v1 import document_pb2, session_pb2, turn_pb2
+
+from context_store.documents import DocumentService
+from context_store.driving import Committing, Replanning
+from context_store.fragment_service import FragmentService
+from context_store.manifests import Manifests
+from context_store.opening import Opening
+from context_store.session_service import SessionService
+from context_store.store import Store
+from context_store.summary_service import SummaryService
+from context_store.turn_service import TurnService
+from context_store.window_stream import WindowService
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ContextService(ContextServiceServicer):
+    """A shard's door. Errors are raised as IsthmusError; the server's interceptor gives them their status."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._manifests = Manifests(store.log, store.bodies, store.settings.manifest_bytes_max)
+        self._sessions = SessionService(store)
+        self._turns = TurnService(store)
+        self._fragments = FragmentService(store)
+        self._documents = DocumentService(store)
+        self._windows = WindowService(store, self._manifests)
+        self._summaries = SummaryService(store)
+
+    async def CreateSession(self, request: api.CreateSessionRequest, context: Context) -> session_pb2.Session:
+        return await self._sessions.create(request)
+
+    async def GetSession(self, request: api.GetSessionRequest, context: Context) -> session_pb2.Session:
+        return await self._sessions.get(request)
+
+    async def ListSessions(self, request: api.ListSessionsRequest, context: Context) -> api.ListSessionsResponse:
+        return await self._sessions.list(request)
+
+    async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> session_pb2.Session:
+        return await self._sessions.update(request)
+
+    async def DeleteSession(self, request: api.DeleteSessionRequest, context: Context) -> empty_pb2.Empty:
+        await self._sessions.delete(request)
+        return empty_pb2.Empty()
+
+    async def OpenTurn(self, request: api.OpenTurnRequest, context: Context) -> api.OpenTurnResponse:
+        self._store.check_size(request.messages)
+        lease_ms = self._turns.lease_ms("lease", request.lease)
+        return await Opening(self._store, self._manifests, request, lease_ms).run()
+
+    async def ReplanTurn(self, request: api.ReplanTurnRequest, context: Context) -> api.OpenTurnResponse:
+        return await Replanning(self._store, self._manifests, request).run()
+
+    async def RenewTurn(self, request: api.RenewTurnRequest, context: Context) -> empty_pb2.Empty:
+        await self._turns.renew(request)
+        return empty_pb2.Empty()
+
+    async def CommitTurn(self, request: api.CommitTurnRequest, context: Context) -> api.CommitTurnResponse:
+        return await Committing(self._store, request).run()
+
+    async def FailTurn(self, request: api.FailTurnRequest, context: Context) -> turn_pb2.Turn:
+        return await self._turns.fail(request)
+
+    async def CancelTurn(self, request: api.CancelTurnRequest, context: Context) -> turn_pb2.Turn:
+        return await self._turns.cancel(request)
+
+    async def GetTurn(self, request: api.GetTurnRequest, context: Context) -> turn_pb2.Turn:
+        return await self._turns.get(request)
+
+    async def ListTurns(self, request: api.ListTurnsRequest, context: Context) -> api.ListTurnsResponse:
+        return await self._turns.list(request)
+
+    async def WaitTurn(self, request: api.WaitTurnRequest, context: Context) -> api.WaitTurnResponse:
+        return await self._turns.wait(request)
+
+    async def AppendMessages(self, request: api.AppendMessagesRequest, context: Context) -> api.AppendMessagesResponse:
+        return await self._fragments.append(request)
+
+    async def ListFragments(self, request: api.ListFragmentsRequest, context: Context) -> api.ListFragmentsResponse:
+        return await self._fragments.list(request)
+
+    async def DeleteFragment(self, request: api.DeleteFragmentRequest, context: Context) -> empty_pb2.Empty:
+        await self._fragments.delete(request)
+        return empty_pb2.Empty()
+
+    async def WriteDocument(
+        self, request_iterator: AsyncIterator[api.WriteDocumentRequest], context: Context
+    ) -> document_pb2.Document:
+        return await self._documents.write(request_iterator)
+
+    async def GetDocument(self, request: api.GetDocumentRequest, context: Context) -> document_pb2.Document:
+        return await self._documents.get(request)
+
+    async def ReadWindow(
+        self, request: api.ReadWindowRequest, context: Context
+    ) -> AsyncIterator[api.ReadWindowResponse]:
+        async for response in self._windows.read(request):
+            yield response
+
+    async def PreviewWindow(self, request: api.PreviewWindowRequest, context: Context) -> api.PreviewWindowResponse:
+        return await self._windows.preview(request)
+
+    async def ReadFragments(
+        self, request: api.ReadFragmentsRequest, context: Context
+    ) -> AsyncIterator[api.ReadFragmentsResponse]:
+        async for response in self._fragments.read(request):
+            yield response
+
+    async def CommitSummary(self, request: api.CommitSummaryRequest, context: Context) -> api.CommitSummaryResponse:
+        return await self._summaries.commit(request)

@@ -1,0 +1,210 @@
+"""What the edges need of the store, by tenant and plain ids, in the messages of session.v1."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from google.protobuf import field_mask_pb2
+from isthmus.context.v1 import context_service_pb2 as store
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import (
+    document_pb2,
+    fragment_pb2,
+    message_pb2,
+    session_pb2,
+    session_service_pb2,
+    turn_pb2,
+)
+
+from gateway.bounds import check_messages
+from gateway.budget import divide
+from gateway.driven import DrivenTurns
+from gateway.identity import messages_digest, new_id
+from gateway.relay import Relay
+from gateway.replicas import Replicas
+from gateway.shards import Shards, answered
+from services.config import Settings
+from services.errors import IsthmusError, NotFound
+from services.rpc.deadlines import remaining_s
+
+
+class Backend:
+    """Sessions, fragments, turns and documents of any tenant, whichever shard holds them.
+
+    Ids are plain (`s1`, not `sessions/s1`). Every error is an IsthmusError. A shard that goes away is waited for within
+    the caller's deadline (`rpc.deadline_ms_default` if there is none), where repeating the call changes nothing.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        replicas: Replicas,
+        driven: DrivenTurns,
+        settings: Settings,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._shards = shards
+        self._replicas = replicas
+        self._driven = driven
+        self._settings = settings
+        self._random_bytes = random_bytes
+
+    async def create_session(
+        self, tenant: str, session_id: str, session: session_pb2.Session | None = None
+    ) -> session_pb2.Session:
+        """A new session, of a chosen id if `session_id` is empty; ALREADY_EXISTS if there is one of this id."""
+        session_id = session_id or new_id(self._random_bytes, "session")
+        request = store.CreateSessionRequest(tenant=tenant, session_id=session_id, session=session)
+        until = self._until()
+        return await self._shards.call_once(lambda stub: stub.CreateSession, tenant, session_id, request, until=until)
+
+    async def get_session(self, tenant: str, session_id: str) -> session_pb2.Session:
+        """The session with its sizes."""
+        request = store.GetSessionRequest(key=_key(tenant, session_id))
+        return await self._shards.call(lambda stub: stub.GetSession, tenant, session_id, request, until=self._until())
+
+    async def list_sessions(
+        self, tenant: str, *, page_size: int = 0, page_token: str = ""
+    ) -> session_service_pb2.ListSessionsResponse:
+        """A page of the tenant's sessions by id; a page_size of 0 takes 100."""
+        request = store.ListSessionsRequest(tenant=tenant, page_size=page_size, page_token=page_token)
+        page = await self._shards.call(lambda stub: stub.ListSessions, tenant, "", request, until=self._until())
+        return session_service_pb2.ListSessionsResponse(sessions=page.sessions, next_page_token=page.next_page_token)
+
+    async def update_session(
+        self, tenant: str, session_id: str, session: session_pb2.Session, paths: Sequence[str] = ()
+    ) -> session_pb2.Session:
+        """Changes the fields in `paths`, or all that are set; ETAG_MISMATCH if `session.etag` is set and stale."""
+        mask = field_mask_pb2.FieldMask(paths=paths)
+        request = store.UpdateSessionRequest(key=_key(tenant, session_id), session=session, update_mask=mask)
+        # A second update with the etag of before the first would be told that the etag is stale.
+        call = self._shards.call_once if session.etag else self._shards.call
+        return await call(lambda stub: stub.UpdateSession, tenant, session_id, request, until=self._until())
+
+    async def delete_session(self, tenant: str, session_id: str, *, etag: str = "") -> None:
+        """Erases the session; ETAG_MISMATCH if an etag is given and stale."""
+        request = store.DeleteSessionRequest(key=_key(tenant, session_id), etag=etag)
+        until = self._until()
+        await self._shards.call_once(lambda stub: stub.DeleteSession, tenant, session_id, request, until=until)
+
+    async def append_messages(
+        self, tenant: str, session_id: str, messages: Sequence[message_pb2.Message], *, request_id: str = ""
+    ) -> session_service_pb2.AppendMessagesResponse:
+        """Appends messages outside of a turn, all or none, once for each request_id; the fragments without text."""
+        check_messages(messages)
+        request = store.AppendMessagesRequest(
+            key=_key(tenant, session_id),
+            messages=messages,
+            request_id=request_id or new_id(self._random_bytes, "request"),
+            body_digest=messages_digest(messages),
+        )
+        until = self._until()
+        answer = await self._shards.call(lambda stub: stub.AppendMessages, tenant, session_id, request, until=until)
+        return session_service_pb2.AppendMessagesResponse(fragments=answer.fragments)
+
+    async def list_fragments(
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        descending: bool = False,
+        start_sequence: int = 0,
+    ) -> session_service_pb2.ListFragmentsResponse:
+        """A page of the log; a page_size of 0 takes 100."""
+        request = store.ListFragmentsRequest(
+            key=_key(tenant, session_id),
+            page_size=page_size,
+            page_token=page_token,
+            descending=descending,
+            start_sequence=start_sequence,
+        )
+        until = self._until()
+        page = await self._shards.call(lambda stub: stub.ListFragments, tenant, session_id, request, until=until)
+        return session_service_pb2.ListFragmentsResponse(fragments=page.fragments, next_page_token=page.next_page_token)
+
+    async def get_fragment(self, tenant: str, session_id: str, sequence: int) -> fragment_pb2.Fragment:
+        """One fragment with its text."""
+        page = await self.list_fragments(tenant, session_id, page_size=1, start_sequence=sequence)
+        for fragment in page.fragments:
+            if fragment.sequence == sequence:
+                return fragment
+        raise NotFound(f"sessions/{session_id}/fragments/{sequence}")
+
+    async def delete_fragment(self, tenant: str, session_id: str, sequence: int) -> None:
+        """Erases a fragment's content; its sequence number stays used."""
+        request = store.DeleteFragmentRequest(key=_key(tenant, session_id), sequence=sequence)
+        until = self._until()
+        await self._shards.call(lambda stub: stub.DeleteFragment, tenant, session_id, request, until=until)
+
+    async def get_turn(self, tenant: str, session_id: str, number: int) -> turn_pb2.Turn:
+        """A turn with its text."""
+        request = store.GetTurnRequest(key=_key(tenant, session_id), turn=number)
+        return await self._shards.call(lambda stub: stub.GetTurn, tenant, session_id, request, until=self._until())
+
+    async def list_turns(
+        self, tenant: str, session_id: str, *, page_size: int = 0, page_token: str = ""
+    ) -> session_service_pb2.ListTurnsResponse:
+        """A page of turns by number, without their text; a page_size of 0 takes 100."""
+        request = store.ListTurnsRequest(key=_key(tenant, session_id), page_size=page_size, page_token=page_token)
+        until = self._until()
+        page = await self._shards.call(lambda stub: stub.ListTurns, tenant, session_id, request, until=until)
+        return session_service_pb2.ListTurnsResponse(turns=page.turns, next_page_token=page.next_page_token)
+
+    async def cancel_turn(self, tenant: str, session_id: str, number: int) -> turn_pb2.Turn:
+        """Cancels an open turn: at once if this gateway drives it, else when its driver renews the lease."""
+        request = store.CancelTurnRequest(key=_key(tenant, session_id), turn=number)
+        until = self._until()
+        turn = await self._shards.call(lambda stub: stub.CancelTurn, tenant, session_id, request, until=until)
+        if turn.state == turn_pb2.Turn.STATE_CANCELLED:
+            reason = IsthmusError(errors_pb2.ERROR_REASON_TURN_CANCELLED, f"{turn.name} was cancelled")
+            self._driven.stop((tenant, session_id, number), reason)
+        return turn
+
+    async def get_document(self, tenant: str, session_id: str, document_id: str) -> document_pb2.Document:
+        """How far a document has come."""
+        request = store.GetDocumentRequest(key=_key(tenant, session_id), document=document_id)
+        return await self._shards.call(lambda stub: stub.GetDocument, tenant, session_id, request, until=self._until())
+
+    async def write_document(
+        self, tenant: str, session_id: str, parts: AsyncIterator[document_pb2.DocumentPart]
+    ) -> document_pb2.Document:
+        """Streams a document to its shard: the next part is taken when the shard has room for it, and none is kept.
+
+        A shard that goes away ends the stream with UPSTREAM_UNAVAILABLE: resume at `committed_bytes`.
+        """
+        stub = await self._shards.reachable(tenant, session_id, until=self._until())
+        relay = Relay(_key(tenant, session_id), parts)
+        try:
+            return await answered(stub.WriteDocument(relay.requests(), timeout=remaining_s()))
+        except asyncio.CancelledError:
+            # gRPC cancels a call whose requests fail to come, and keeps why to itself.
+            if relay.failure is None:
+                raise
+        raise relay.failure
+
+    async def preview_window(self, tenant: str, session_id: str) -> session_service_pb2.PreviewWindowResponse:
+        """The window that the next turn would start from, for the default model and its default reply."""
+        budget = divide(self._replicas.limits(""), message_pb2.SamplingParams())
+        request = store.PreviewWindowRequest(key=_key(tenant, session_id), window_tokens_max=budget.window_tokens_max)
+        until = self._until()
+        window = await self._shards.call(lambda stub: stub.PreviewWindow, tenant, session_id, request, until=until)
+        return session_service_pb2.PreviewWindowResponse(
+            window=window.report, tokens=window.tokens, tokens_max=window.tokens_max
+        )
+
+    def models(self) -> list[str]:
+        """Names of the models that some replica serves now, sorted."""
+        return [limits.name for limits in self._replicas.models()]
+
+    def _until(self) -> float:
+        left = remaining_s()
+        return time.monotonic() + (self._settings.rpc.deadline_ms_default / 1000 if left is None else left)
+
+
+def _key(tenant: str, session_id: str) -> store.SessionKey:
+    return store.SessionKey(tenant=tenant, session=session_id)

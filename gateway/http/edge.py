@@ -1,0 +1,28 @@
+"""What every handler works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from litestar.di import NamedDependency
+
+from gateway.backend import Backend
+from gateway.http.metrics import Metrics
+from gateway.turns import TurnDriver
+from services.config import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The mesh as the HTTP edge sees it, for one tenant."""
+
+    backend: Backend
+    turns: TurnDriver
+    settings: GatewaySettings
+    metrics: Metrics
+    tenant: str
+
+
+GivenEdge: TypeAlias = NamedDependency[Edge]
+"""The edge as Litestar hands it to a handler."""

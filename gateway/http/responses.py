@@ -1,0 +1,136 @@
+"""`/v1/responses`: a turn of a session as OpenAI's Response.
+
+Who sends no `previous_response_id` and no `conversation` gets a session of its own. The header `Idempotency-Key` makes
+a response take effect once, however often it is sent.
+"""
+
+from __future__ import annotations
+
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import session_pb2, turn_pb2
+from litestar import Response as Answer
+from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
+
+from gateway.http.body import BoundedRequest
+from gateway.http.connection import EventStream, while_connected
+from gateway.http.edge import Edge, GivenEdge
+from gateway.http.errors import ERRORS, missing, naming
+from gateway.http.ids import ResponseId, conversation_id, parse_response
+from gateway.http.listing import PageQuery, Span, list_items, page
+from gateway.http.objects import Deleted, ItemList, Response
+from gateway.http.query import LIMIT_DEFAULT, After, Limit, Ordered
+from gateway.http.render import Echo, response
+from gateway.http.sessions import Origin, metadata_of, origin_of
+from gateway.http.shapes import CreateResponse
+from gateway.http.turn_request import turn_request
+from gateway.http.turn_run import TurnRun
+from services.errors import InvalidField, IsthmusError
+
+KEY_BYTES_MAX = 128
+
+
+@post("/v1/responses", responses=ERRORS, status_code=200)
+async def create_response(data: JSONBody[CreateResponse], request: BoundedRequest, edge: GivenEdge) -> Answer[Response]:
+    """Runs a turn and answers with it, whole or as server-sent events."""
+    asked = await turn_request(edge, data, idempotency_key(request))
+    run = TurnRun(edge, asked, request.state.received_at)
+    if data.stream:
+        return EventStream(run.stream())
+    return Answer(await while_connected(request.receive, run.answer()))
+
+
+@get("/v1/responses/{response_id:str}", responses=ERRORS)
+async def get_response(response_id: FromPath[str], edge: GivenEdge) -> Response:
+    """The turn as it stands."""
+    name, turn, session = await _read(edge, response_id)
+    return response(name, turn, await _echo(edge, name, session))
+
+
+@delete("/v1/responses/{response_id:str}", responses=ERRORS, status_code=200)
+async def delete_response(response_id: FromPath[str], edge: GivenEdge) -> Deleted:
+    """Erases the turn's texts; with them the whole session if it was made for this one response."""
+    name, turn, session = await _read(edge, response_id)
+    if turn.state == turn_pb2.Turn.STATE_OPEN:
+        message = f"{response_id} is in progress; cancel it first, or wait for its end"
+        raise IsthmusError(errors_pb2.ERROR_REASON_TURN_IN_PROGRESS, message)
+    if session.turn_count == 1 and origin_of(session) is Origin.RESPONSES:
+        await edge.backend.delete_session(edge.tenant, name.session)
+    else:
+        for sequence in _sequences(turn):
+            await edge.backend.delete_fragment(edge.tenant, name.session, sequence)
+    return Deleted(response_id, "response.deleted")
+
+
+@post("/v1/responses/{response_id:str}/cancel", responses=ERRORS, status_code=200)
+async def cancel_response(response_id: FromPath[str], edge: GivenEdge) -> Response:
+    """Stops a response that is in progress."""
+    name, _, session = await _read(edge, response_id)
+    turn = await edge.backend.cancel_turn(edge.tenant, name.session, name.turn)
+    return response(name, turn, await _echo(edge, name, session))
+
+
+@get("/v1/responses/{response_id:str}/input_items", responses=ERRORS)
+async def list_input_items(
+    response_id: FromPath[str],
+    edge: GivenEdge,
+    limit: Limit = LIMIT_DEFAULT,
+    order: Ordered = "desc",
+    after: After = None,
+) -> ItemList:
+    """What the client said in this turn, instructions included."""
+    name, turn, _ = await _read(edge, response_id)
+    if not turn.first_input_sequence:
+        return page([])
+    span = Span(turn.first_input_sequence, turn.last_input_sequence)
+    return await list_items(edge, name.session, PageQuery(limit, order, after), span)
+
+
+def idempotency_key(request: BoundedRequest) -> str:
+    """The header, empty if it is not there."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return ""
+    if not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
+        raise InvalidField("Idempotency-Key", f"is {len(key.encode())} bytes long, expected 1 to {KEY_BYTES_MAX}")
+    return key
+
+
+async def _read(edge: Edge, response_id: str) -> tuple[ResponseId, turn_pb2.Turn, session_pb2.Session]:
+    """The turn and its session; NOT_FOUND by the response's id, also for an answered one whose texts are erased."""
+    name = parse_response(response_id, "response_id")
+    with naming("response_id", response_id):
+        session = await edge.backend.get_session(edge.tenant, name.session)
+        turn = await edge.backend.get_turn(edge.tenant, name.session, name.turn)
+    if await _is_erased(edge, name, turn):
+        raise missing("response_id", response_id)
+    return name, turn, session
+
+
+async def _is_erased(edge: Edge, name: ResponseId, turn: turn_pb2.Turn) -> bool:
+    if turn.output_text or turn.state != turn_pb2.Turn.STATE_DONE:
+        return False
+    found = await edge.backend.list_fragments(
+        edge.tenant, name.session, page_size=1, start_sequence=turn.first_input_sequence
+    )
+    # What is erased is in no list, and neither is what came to nothing: the first one there may be of a later turn.
+    return not any(fragment.sequence <= turn.last_input_sequence for fragment in found.fragments)
+
+
+async def _echo(edge: Edge, name: ResponseId, session: session_pb2.Session) -> Echo:
+    if origin_of(session) is Origin.CONVERSATIONS:
+        return Echo(conversation=conversation_id(name.session))
+    previous = None
+    if name.turn > 1:
+        before = await edge.backend.get_turn(edge.tenant, name.session, name.turn - 1)
+        if before.state == turn_pb2.Turn.STATE_DONE:
+            previous = str(ResponseId(name.session, name.turn - 1))
+    return Echo(previous_response_id=previous, metadata=metadata_of(session))
+
+
+def _sequences(turn: turn_pb2.Turn) -> list[int]:
+    ranges = [
+        (turn.first_input_sequence, turn.last_input_sequence),
+        (turn.first_output_sequence, turn.last_output_sequence),
+    ]
+    return [sequence for first, last in ranges if first for sequence in range(first, last + 1)]

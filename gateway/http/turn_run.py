@@ -1,0 +1,144 @@
+"""Runs the turn behind a response, to its end or as a stream of events, and cleans up after it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import session_service_pb2, turn_pb2
+
+from gateway.http.edge import Edge
+from gateway.http.errors import naming, problem_of
+from gateway.http.events import Event, ResponseEvents, encode
+from gateway.http.ids import ResponseId
+from gateway.http.objects import Response, ResponseError
+from gateway.http.render import response
+from gateway.http.sessions import relabel
+from gateway.http.turn_request import TurnRequest
+from gateway.names import parse_turn
+from services.errors import FieldViolation, IsthmusError, reason_name
+
+_log = structlog.get_logger(__name__)
+
+
+class TurnRun:
+    """One turn, driven once: by `answer` or by `stream`. `received_at` is its first byte's time, by time.monotonic."""
+
+    def __init__(self, edge: Edge, request: TurnRequest, received_at: float) -> None:
+        self._edge = edge
+        self._request = request
+        self._received_at = received_at
+        self._is_accepted = False
+
+    async def answer(self) -> Response:
+        """The whole response, once it is durable."""
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                if event.HasField("done"):
+                    return self._render(event.done.turn)
+        raise IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, "the turn ended without an answer")
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The events as they come. What fails before the turn is accepted is raised, what fails later is an event."""
+        told: ResponseEvents | None = None
+        begun: Response | None = None
+        try:
+            async with aclosing(self._events()) as events:
+                async for event in events:
+                    if event.HasField("accepted"):
+                        begun = self._begun(event.accepted)
+                        told = ResponseEvents(self._name(event.accepted.turn))
+                        for each in told.begun(begun):
+                            yield encode(each)
+                    elif told is not None:
+                        for each in self._told(told, event):
+                            yield encode(each)
+        except Exception as error:
+            if told is None or begun is None:
+                raise
+            for each in told.failed(begun, self._failure(error)):
+                yield encode(each)
+
+    async def _events(self) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
+        """The driver's events; the session and the counts are as they should be before the last one is told."""
+        request, edge = self._request, self._edge
+        try:
+            with naming(request.param, request.named):
+                turns = edge.turns.run(
+                    edge.tenant, request.turn, after_turn=request.after_turn, received_at=self._received_at
+                )
+                async with aclosing(turns) as events:
+                    async for event in events:
+                        self._is_accepted = True
+                        if event.HasField("done"):
+                            await self._done(event.done.turn)
+                        yield event
+        except IsthmusError as error:
+            edge.metrics.turn_failed(reason_name(error.reason).lower())
+            raise self._told_by_name(error) from error
+        except (asyncio.CancelledError, GeneratorExit):
+            edge.metrics.turn_failed("client_gone")
+            raise
+        finally:
+            if request.erases or (request.is_fresh and not self._is_accepted):
+                await self._erase()
+
+    async def _done(self, turn: turn_pb2.Turn) -> None:
+        self._edge.metrics.turn_done(turn.receipt)
+        if self._request.labels is not None:
+            await relabel(self._edge, self._request.session, self._request.labels)
+
+    async def _erase(self) -> None:
+        """Nothing else is to be done about a session that stays: its answer is out, and nobody has its id."""
+        try:
+            await self._edge.backend.delete_session(self._edge.tenant, self._request.session)
+        except IsthmusError as error:
+            _log.warning("session_not_erased", session=self._request.session, error=str(error))
+
+    def _told(self, told: ResponseEvents, event: session_service_pb2.RunTurnResponse) -> list[Event]:
+        if event.HasField("delta"):
+            return list(told.delta(event.delta.text))
+        if event.HasField("done"):
+            turn = event.done.turn
+            return list(told.done(self._render(turn), turn.output_text))
+        return []
+
+    def _begun(self, accepted: session_service_pb2.RunTurnResponse.Accepted) -> Response:
+        request = self._request.turn
+        turn = turn_pb2.Turn(
+            name=accepted.turn,
+            number=parse_turn(accepted.turn).number,
+            state=turn_pb2.Turn.STATE_OPEN,
+            request_id=accepted.request_id,
+            attempt=accepted.attempt,
+            params=request.params,
+            model=request.model,
+        )
+        turn.create_time.FromSeconds(int(time.time()))
+        return self._render(turn)
+
+    def _render(self, turn: turn_pb2.Turn) -> Response:
+        return response(self._name(turn.name), turn, self._request.echo)
+
+    def _name(self, turn: str) -> ResponseId:
+        return ResponseId(self._request.session, parse_turn(turn).number)
+
+    def _failure(self, error: Exception) -> ResponseError:
+        if not isinstance(error, IsthmusError):
+            _log.error("http_stream_failed", session=self._request.session, exc_info=error)
+        problem = problem_of(error, "POST", "/v1/responses")
+        return ResponseError(problem.code, problem.message)
+
+    def _told_by_name(self, error: IsthmusError) -> IsthmusError:
+        if error.reason != errors_pb2.ERROR_REASON_NOT_LATEST_TURN:
+            return error
+        return IsthmusError(
+            error.reason,
+            f"previous_response_id: {self._request.named} is not the latest response of its session; branching from "
+            "an older one is not available yet; go on from the latest one",
+            fields=[FieldViolation("previous_response_id", "is not the latest response of its session")],
+        )

@@ -1,0 +1,144 @@
+"""What a turn cost, put together leg by leg while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from isthmus.context.v1 import context_service_pb2
+from isthmus.inference.v1 import inference_service_pb2
+from isthmus.session.v1 import turn_pb2
+
+GATEWAY_STORE = "gateway.context_store"
+STORE_VALKEY = "context_store.valkey"
+GATEWAY_INFERENCE = "gateway.inference"
+INFERENCE_STORE = "inference.context_store"
+INFERENCE_ENGINE = "inference.engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One call as its caller saw it: seconds from first byte out to answer in, serialised bytes each way."""
+
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+
+
+class Ledger:
+    """The legs, counts and times of one turn.
+
+    Every method that adds legs answers with the hops added, to be told to the client as they come. A leg's time
+    includes those of the legs behind it, but for the hand-over to inference, from which the pull is taken off. Times
+    are seconds of one monotonic clock, counted from `received_at`, the first byte of the request.
+    """
+
+    def __init__(self, received_at: float) -> None:
+        self._received_at = received_at
+        self._hops: list[turn_pb2.Hop] = []
+        self._tokens = turn_pb2.TokenCounts()
+        self._first_text_at: float | None = None
+        self._last_text_at = received_at
+        self._shard = ""
+        self._replica = ""
+        self._model = ""
+        self._hand_over: turn_pb2.Hop | None = None
+
+    def planned(self, operation: str, leg: Leg, timing: context_service_pb2.StoreTiming) -> Sequence[turn_pb2.Hop]:
+        """The shard has opened the turn (`open`) or planned its window anew (`plan`)."""
+        self._shard = timing.shard
+        hops = [_hop(GATEWAY_STORE, operation, leg), _valkey(operation, timing)]
+        if operation == "open":
+            hops.append(turn_pb2.Hop(name=GATEWAY_STORE, operation="plan", duration_ms=timing.plan_ms))
+        return self._add(hops)
+
+    def started(self, leg: Leg, event: inference_service_pb2.GenerateResponse.Started) -> Sequence[turn_pb2.Hop]:
+        """The replica has the whole window."""
+        self._replica, self._model = event.replica, event.model
+        self._tokens.window_tokens = event.window_tokens
+        self._tokens.new_tokens = event.new_tokens
+        self._tokens.reused_tokens = event.reused_tokens
+        self._hand_over = _hop(GATEWAY_INFERENCE, "generate", leg)
+        self._hand_over.duration_ms = max(0.0, self._hand_over.duration_ms - event.pull_ms)
+        hops = [self._hand_over]
+        if event.pulled_items:
+            pull = turn_pb2.Hop(name=INFERENCE_STORE, operation="pull", duration_ms=event.pull_ms)
+            pull.bytes_received = event.pulled_bytes
+            hops.append(pull)
+        return self._add(hops)
+
+    def streamed(self, at: float, size_bytes: int) -> None:
+        """A message of the reply's stream came in, with text in it."""
+        if self._first_text_at is None:
+            self._first_text_at = at
+        self._last_text_at = at
+        self._received(size_bytes)
+
+    def finished(
+        self, size_bytes: int, event: inference_service_pb2.GenerateResponse.Finished
+    ) -> Sequence[turn_pb2.Hop]:
+        """The engine has ended the reply."""
+        self._received(size_bytes)
+        self._tokens.output_tokens = event.output_tokens
+        if event.HasField("cached_tokens"):
+            self._tokens.cached_tokens = event.cached_tokens
+        hop = turn_pb2.Hop(name=INFERENCE_ENGINE, operation="generate", duration_ms=event.engine_ms)
+        return self._add([hop])
+
+    def receipt(self, now: float, window: turn_pb2.WindowReport, trace_id: str) -> turn_pb2.Receipt:
+        """The receipt as far as the turn has come."""
+        return turn_pb2.Receipt(
+            hops=self._hops,
+            tokens=self._tokens,
+            ttft_ms=_ms((self._first_text_at or now) - self._received_at),
+            tokens_per_second=self._rate(),
+            window=window,
+            shard=self._shard,
+            replica=self._replica,
+            model=self._model,
+            trace_id=trace_id,
+            total_ms=_ms(now - self._received_at),
+        )
+
+    def _rate(self) -> float:
+        if self._first_text_at is None or self._last_text_at <= self._first_text_at:
+            return 0.0
+        # The first token opens the span, so one fewer falls into it.
+        return max(0, self._tokens.output_tokens - 1) / (self._last_text_at - self._first_text_at)
+
+    def _received(self, size_bytes: int) -> None:
+        if self._hand_over is not None:
+            self._hand_over.bytes_received += size_bytes
+
+    def _add(self, hops: list[turn_pb2.Hop]) -> Sequence[turn_pb2.Hop]:
+        self._hops.extend(hops)
+        return hops
+
+
+def committed_hops(leg: Leg, timing: context_service_pb2.StoreTiming) -> Sequence[turn_pb2.Hop]:
+    """The legs of the commit; no receipt has them, for it is stored by the commit itself."""
+    return [_hop(GATEWAY_STORE, "commit", leg), _valkey("commit", timing)]
+
+
+def _hop(name: str, operation: str, leg: Leg) -> turn_pb2.Hop:
+    return turn_pb2.Hop(
+        name=name,
+        operation=operation,
+        duration_ms=_ms(leg.seconds),
+        bytes_sent=leg.bytes_sent,
+        bytes_received=leg.bytes_received,
+    )
+
+
+def _valkey(operation: str, timing: context_service_pb2.StoreTiming) -> turn_pb2.Hop:
+    return turn_pb2.Hop(
+        name=STORE_VALKEY,
+        operation=operation,
+        duration_ms=timing.valkey_ms,
+        bytes_sent=timing.valkey_bytes_sent,
+        bytes_received=timing.valkey_bytes_received,
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,149 @@
+"""The gRPC edge: requests of session.v1 to the backend and the turn driver, names to ids."""
+
+# ruff: noqa: N802 - methods are named by the contract
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc.aio
+from google.protobuf import empty_pb2
+from isthmus.session.v1 import (
+    document_pb2,
+    fragment_pb2,
+    session_pb2,
+    session_service_pb2,
+    session_service_pb2_grpc,
+    turn_pb2,
+)
+
+from gateway.backend import Backend
+from gateway.names import parse_document, parse_fragment, parse_session, parse_turn
+from gateway.turns import TurnDriver
+from services.errors import InvalidField
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
+    """Thin: the server's interceptor has checked each request and turns IsthmusErrors into their status."""
+
+    def __init__(self, backend: Backend, turns: TurnDriver, tenant: str) -> None:
+        self._backend = backend
+        self._turns = turns
+        self._tenant = tenant
+
+    async def CreateSession(
+        self, request: session_service_pb2.CreateSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        return await self._backend.create_session(self._tenant, request.session_id, request.session)
+
+    async def GetSession(self, request: session_service_pb2.GetSessionRequest, context: Context) -> session_pb2.Session:
+        return await self._backend.get_session(self._tenant, parse_session(request.name))
+
+    async def ListSessions(
+        self, request: session_service_pb2.ListSessionsRequest, context: Context
+    ) -> session_service_pb2.ListSessionsResponse:
+        return await self._backend.list_sessions(
+            self._tenant, page_size=request.page_size, page_token=request.page_token
+        )
+
+    async def UpdateSession(
+        self, request: session_service_pb2.UpdateSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        session = parse_session(request.session.name, "session.name")
+        return await self._backend.update_session(self._tenant, session, request.session, request.update_mask.paths)
+
+    async def DeleteSession(
+        self, request: session_service_pb2.DeleteSessionRequest, context: Context
+    ) -> empty_pb2.Empty:
+        await self._backend.delete_session(self._tenant, parse_session(request.name), etag=request.etag)
+        return empty_pb2.Empty()
+
+    async def RunTurn(
+        self, request: session_service_pb2.RunTurnRequest, context: Context
+    ) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
+        async with aclosing(self._turns.run(self._tenant, request, received_at=time.monotonic())) as events:
+            async for event in events:
+                yield event
+
+    async def GetTurn(self, request: session_service_pb2.GetTurnRequest, context: Context) -> turn_pb2.Turn:
+        turn = parse_turn(request.name)
+        return await self._backend.get_turn(self._tenant, turn.session, turn.number)
+
+    async def ListTurns(
+        self, request: session_service_pb2.ListTurnsRequest, context: Context
+    ) -> session_service_pb2.ListTurnsResponse:
+        session = parse_session(request.parent, "parent")
+        return await self._backend.list_turns(
+            self._tenant, session, page_size=request.page_size, page_token=request.page_token
+        )
+
+    async def CancelTurn(self, request: session_service_pb2.CancelTurnRequest, context: Context) -> turn_pb2.Turn:
+        turn = parse_turn(request.name)
+        return await self._backend.cancel_turn(self._tenant, turn.session, turn.number)
+
+    async def AppendMessages(
+        self, request: session_service_pb2.AppendMessagesRequest, context: Context
+    ) -> session_service_pb2.AppendMessagesResponse:
+        session = parse_session(request.session, "session")
+        return await self._backend.append_messages(
+            self._tenant, session, request.messages, request_id=request.request_id
+        )
+
+    async def ListFragments(
+        self, request: session_service_pb2.ListFragmentsRequest, context: Context
+    ) -> session_service_pb2.ListFragmentsResponse:
+        return await self._backend.list_fragments(
+            self._tenant,
+            parse_session(request.parent, "parent"),
+            page_size=request.page_size,
+            page_token=request.page_token,
+            descending=request.descending,
+            start_sequence=request.start_sequence,
+        )
+
+    async def GetFragment(
+        self, request: session_service_pb2.GetFragmentRequest, context: Context
+    ) -> fragment_pb2.Fragment:
+        fragment = parse_fragment(request.name)
+        return await self._backend.get_fragment(self._tenant, fragment.session, fragment.number)
+
+    async def DeleteFragment(
+        self, request: session_service_pb2.DeleteFragmentRequest, context: Context
+    ) -> empty_pb2.Empty:
+        fragment = parse_fragment(request.name)
+        await self._backend.delete_fragment(self._tenant, fragment.session, fragment.number)
+        return empty_pb2.Empty()
+
+    async def IngestDocument(
+        self, requests: AsyncIterator[session_service_pb2.IngestDocumentRequest], context: Context
+    ) -> document_pb2.Document:
+        first = await anext(requests, None)
+        if first is None:
+            raise InvalidField("part", "the stream ended before its first message, expected a header")
+        session = parse_session(first.session, "session")
+        return await self._backend.write_document(self._tenant, session, _parts(first, requests))
+
+    async def GetDocument(
+        self, request: session_service_pb2.GetDocumentRequest, context: Context
+    ) -> document_pb2.Document:
+        document = parse_document(request.name)
+        return await self._backend.get_document(self._tenant, document.session, document.document)
+
+    async def PreviewWindow(
+        self, request: session_service_pb2.PreviewWindowRequest, context: Context
+    ) -> session_service_pb2.PreviewWindowResponse:
+        return await self._backend.preview_window(self._tenant, parse_session(request.session, "session"))
+
+
+async def _parts(
+    first: session_service_pb2.IngestDocumentRequest,
+    rest: AsyncIterator[session_service_pb2.IngestDocumentRequest],
+) -> AsyncIterator[document_pb2.DocumentPart]:
+    yield first.part
+    async for request in rest:
+        yield request.part

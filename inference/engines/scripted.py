@@ -1,0 +1,103 @@
+"""An engine without a model: text made from the window's digest, at a set pace. For load and failure tests.
+
+The same window, seed and settings give the same reply, on any replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from hashlib import blake2b
+from typing import Final
+
+from isthmus.session.v1 import turn_pb2
+
+from inference.engine import EngineContext, EngineOutput, EngineRequest
+
+_CONTEXT_TOKENS_MAX: Final = 4_000_000
+_TEXT: Final = (
+    "the narrow way between two lands carries what has changed and nothing else so a long story stays where it was "
+    "told while each new word crosses on its own and comes back with an answer that knows all of it"
+)
+_WORDS: Final = _TEXT.split()
+_UNPACED_TOKENS: Final = 16  # in one output when no rate is set
+
+
+class ScriptedEngine:
+    """Answers after `scripted_ttft_ms` with `scripted_output_tokens` tokens at `scripted_tokens_per_s`, 0 for at once.
+
+    Its prefix cache is a list of the windows seen last, by digest and salt: it reports as cached what the longest of
+    them shares with the prompt.
+    """
+
+    def __init__(self, context: EngineContext) -> None:
+        settings = context.settings
+        self.model = settings.model or "scripted"
+        self.context_tokens_max = settings.context_tokens_max or _CONTEXT_TOKENS_MAX
+        self._settings = settings
+        self._tokenizer = context.tokenizer
+        self._seen: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    async def start(self) -> None:
+        self._tokenizer.encode("warm")
+
+    async def stop(self) -> None:
+        self._seen.clear()
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        self._running += 1
+        try:
+            cached = self._cached_tokens(request)
+            ids = self._script(request)
+            finish = turn_pb2.FINISH_REASON_STOP
+            if len(ids) > request.sampling.output_tokens_max:
+                ids, finish = ids[: request.sampling.output_tokens_max], turn_pb2.FINISH_REASON_LENGTH
+            await asyncio.sleep(self._settings.scripted_ttft_ms / 1000)
+            started = time.monotonic()
+            sent = 0
+            while sent < len(ids):
+                until = await self._next(sent, started)
+                last = until >= len(ids)
+                yield EngineOutput(
+                    tuple(ids[sent:until]), finish if last else turn_pb2.FINISH_REASON_UNSPECIFIED, cached
+                )
+                sent = until
+        finally:
+            self._running -= 1
+
+    async def _next(self, sent: int, started: float) -> int:
+        """Waits until another token is due; how many are due by then."""
+        rate = self._settings.scripted_tokens_per_s
+        if not rate:
+            await asyncio.sleep(0)
+            return sent + _UNPACED_TOKENS
+        await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+        return max(sent + 1, int((time.monotonic() - started) * rate))
+
+    def _script(self, request: EngineRequest) -> list[int]:
+        """`scripted_output_tokens` ids of words drawn by a hash of digest and seed."""
+        count = self._settings.scripted_output_tokens
+        key = request.points[0].digest + repr(request.sampling.seed).encode()
+        words: list[str] = []
+        ids: list[int] = []
+        while len(ids) < count:
+            draw = blake2b(len(words).to_bytes(8) + key, digest_size=64).digest()
+            words += [_WORDS[byte % len(_WORDS)] for byte in draw]
+            ids = self._tokenizer.encode(" ".join(words)).tolist()
+        return ids[:count]
+
+    def _cached_tokens(self, request: EngineRequest) -> int:
+        keys = [(request.cache_salt, point.digest) for point in request.points]
+        cached = max((self._seen.get(key, 0) for key in keys), default=0)
+        self._seen[keys[0]] = request.points[0].tokens
+        self._seen.move_to_end(keys[0])
+        while len(self._seen) > self._settings.scripted_prefixes_count_max:
+            self._seen.popitem(last=False)
+        return cached

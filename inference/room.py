@@ -1,0 +1,155 @@
+"""The inference room as a process: loads and warms a model, serves it, and tells the mesh what it is."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from hashlib import blake2b
+from typing import Final
+
+import structlog
+from isthmus.inference.v1 import inference_service_pb2 as contract
+from isthmus.inference.v1 import inference_service_pb2_grpc
+from redis.asyncio import Redis
+
+from inference import embeddings
+from inference.assembly import WindowAssembler
+from inference.embeddings import Embedder
+from inference.engine import Engine, EngineContext, EngineRequest, Sampling, create_engine
+from inference.generation import Generator
+from inference.model_files import SMOLLM2, ModelFiles, load_model_files
+from inference.service import InferenceServicer
+from inference.template import RULES, ChatTemplate
+from inference.tokenizer import Tokenizer
+from inference.windows import Window, WindowCache
+from services import valkey
+from services.lifecycle import RoomContext, State
+from services.membership import Announcer, Member, View
+from services.router import INFERENCE, STORE, Router
+from services.rpc import Channels, GrpcServer
+
+READ_WINDOW: Final = "/isthmus.context.v1.ContextService/ReadWindow"
+
+_log = structlog.get_logger("inference")
+
+
+class InferenceRoom:
+    """A model replica. Its server answers NOT_READY until the model is warm."""
+
+    name = INFERENCE
+
+    def __init__(self, context: RoomContext) -> None:
+        self._context = context
+        self._settings = context.settings.inference
+        self._server = GrpcServer(context)
+        self._closing = AsyncExitStack()
+        self.engine: Engine | None = None
+
+    @property
+    def address(self) -> str:
+        """The bound `host:port`."""
+        return self._server.address
+
+    async def start(self) -> None:
+        """Loads, warms, serves and announces. Raises ModelFilesError or ValueError for a model that cannot be had."""
+        client = valkey.connect(self._context.settings.valkey)
+        self._closing.push_async_callback(client.aclose)
+        router = await self._router(client)
+        files = await asyncio.to_thread(load_model_files, SMOLLM2, self._settings.cache_dir)
+        tokenizer = Tokenizer(files.tokenizer_json, files.vocabulary.special_ids, self._settings.tokenize_chars_max)
+        template = ChatTemplate(tokenizer)
+        engine, embedder = await self._load(files, tokenizer, template)
+        generator = self._generator(engine, tokenizer, template, router)
+        model = _model(self._settings.engine, engine, files, template, generator, embedder)
+        servicer = InferenceServicer(model, generator, template, embedder, self._executor("texts"))
+        self._server.add(
+            inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, servicer, contract.DESCRIPTOR
+        )
+        await self._server.start()
+        self._closing.push_async_callback(self._server.stop)
+        await self._announce(model, client)
+        self._context.lifecycle.move(State.READY)
+
+    async def drain(self) -> None:
+        """Takes nothing new; replies that are being generated are finished."""
+        self._context.lifecycle.move(State.DRAINING)
+        await self._server.drain()
+
+    async def stop(self) -> None:
+        """Ends what is left and frees the model."""
+        self._context.lifecycle.move(State.STOPPED)
+        await self._closing.aclose()
+
+    async def _router(self, client: Redis) -> Router:
+        settings = self._context.settings
+        channels = Channels(settings.rpc, self.name, retryable=[READ_WINDOW])
+        self._closing.push_async_callback(channels.aclose)
+        view = View(client, settings.membership, rooms=(STORE, INFERENCE))
+        await view.start()
+        self._closing.push_async_callback(view.stop)
+        return Router(view, channels, settings.membership)
+
+    async def _load(self, files: ModelFiles, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[Engine, Embedder]:
+        engine = self.engine = create_engine(EngineContext(self._settings, files, tokenizer))
+        self._closing.push_async_callback(engine.stop)
+        await engine.start()
+        await _warm(engine, template)
+        embedder = await asyncio.to_thread(Embedder, self._settings.embed_tokens_max)
+        return engine, embedder
+
+    def _generator(self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, router: Router) -> Generator:
+        cache = WindowCache(self._settings.window_cache_bytes_max)
+        assembler = WindowAssembler(router, template, cache, self._executor("windows"), self._settings)
+        return Generator(engine, tokenizer, template, assembler, cache, self._settings, self._context.member_id)
+
+    def _executor(self, work: str) -> ThreadPoolExecutor:
+        """Threads of their own for each kind of work: a thousand texts to embed must not hold up a turn."""
+        executor = ThreadPoolExecutor(self._settings.text_threads_count, thread_name_prefix=work)
+        self._closing.callback(executor.shutdown, wait=False, cancel_futures=True)
+        return executor
+
+    async def _announce(self, model: contract.Model, client: Redis) -> None:
+        labels = {
+            "model": model.name,
+            "engine": model.engine,
+            "tokenizer": model.tokenizer.hex(),
+            "context_tokens_max": str(model.context_tokens_max),
+            "overhead_tokens": str(model.overhead_tokens),
+            "max_output_tokens_default": str(model.max_output_tokens_default),
+        }
+        member = Member(self._context.member_id, self.name, self._server.address, labels=labels)
+        announcer = Announcer(client, self._context.settings.membership, member, self._context.lifecycle)
+        await announcer.start()
+        self._closing.push_async_callback(announcer.stop)
+        _log.info("model loaded", **labels)
+
+
+async def _warm(engine: Engine, template: ChatTemplate) -> None:
+    """One tiny reply, so that the first caller does not pay for what is set up on first use."""
+    request = EngineRequest(
+        window=template.reply_opening,
+        header=template.reply_header,
+        points=(Window().end,),
+        cache_salt="",
+        sampling=Sampling(output_tokens_max=2, temperature=0.0),
+    )
+    async for _ in engine.generate(request):
+        continue
+
+
+def _model(
+    name: str, engine: Engine, files: ModelFiles, template: ChatTemplate, generator: Generator, embedder: Embedder
+) -> contract.Model:
+    vocabulary = files.vocabulary
+    identity = "\0".join((vocabulary.tokenizer_sha256, vocabulary.chat_template, RULES))
+    return contract.Model(
+        name=engine.model,
+        engine=name,
+        context_tokens_max=engine.context_tokens_max,
+        tokenizer=blake2b(identity.encode(), digest_size=16).digest(),
+        overhead_tokens=template.overhead_tokens,
+        embedding_model=embeddings.MODEL,
+        embedding_dimensions=embedder.dimensions,
+        max_output_tokens_default=generator.output_tokens_default,
+    )

@@ -1,0 +1,78 @@
+"""InferenceService: generate, embed, count, and say what model this is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
+from contextlib import aclosing
+from typing import Any, Final
+
+from isthmus.errors.v1 import errors_pb2
+from isthmus.inference.v1 import inference_service_pb2 as contract
+from isthmus.inference.v1 import inference_service_pb2_grpc
+
+from inference import embeddings
+from inference.embeddings import Embedder
+from inference.generation import Generator
+from inference.template import ChatTemplate
+from services.errors import InvalidField, IsthmusError
+
+Context = Any
+
+
+class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
+    """The rpcs of a replica that is loaded; texts are embedded and counted in `executor`, off the event loop."""
+
+    def __init__(
+        self,
+        model: contract.Model,
+        generator: Generator,
+        template: ChatTemplate,
+        embedder: Embedder,
+        executor: Executor,
+    ) -> None:
+        self._model: Final = model
+        self._generator = generator
+        self._template = template
+        self._embedder = embedder
+        self._executor = executor
+
+    async def Generate(  # noqa: N802
+        self, request: contract.GenerateRequest, context: Context
+    ) -> AsyncGenerator[contract.GenerateResponse, None]:
+        if request.model and request.model != self._model.name:
+            raise _no_model(request.model, self._model.name)
+        if request.manifest.end.item_count < 1:
+            raise InvalidField("manifest.end", "expected the window's end, after at least one item")
+        async with aclosing(self._generator.generate(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def Embed(self, request: contract.EmbedRequest, context: Context) -> contract.EmbedResponse:  # noqa: N802
+        if request.model and request.model != embeddings.MODEL:
+            raise _no_model(request.model, embeddings.MODEL)
+        loop = asyncio.get_running_loop()
+        vectors, tokens = await loop.run_in_executor(self._executor, self._embedder.embed, request.texts)
+        return contract.EmbedResponse(
+            vectors=vectors.astype("<f4").tobytes(),
+            dimensions=self._embedder.dimensions,
+            model=embeddings.MODEL,
+            tokens=tokens,
+        )
+
+    async def CountTokens(  # noqa: N802
+        self, request: contract.CountTokensRequest, context: Context
+    ) -> contract.CountTokensResponse:
+        loop = asyncio.get_running_loop()
+        counts = await loop.run_in_executor(self._executor, self._template.counts, request.items)
+        return contract.CountTokensResponse(tokens=counts, tokenizer=self._model.tokenizer)
+
+    async def GetModel(self, request: contract.GetModelRequest, context: Context) -> contract.Model:  # noqa: N802
+        return self._model
+
+
+def _no_model(wanted: str, served: str) -> IsthmusError:
+    return IsthmusError(
+        errors_pb2.ERROR_REASON_MODEL_NOT_FOUND, f"model {wanted!r} is not served here; expected {served!r} or none"
+    )

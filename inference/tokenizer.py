@@ -1,0 +1,80 @@
+"""Text to token ids and back, by the model's own byte-level BPE. Control tokens never come out of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+TokenIds = NDArray[np.int32]
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer, safe to use from any thread.
+
+    `special_ids` are the control tokens: they have no bytes of their own and only a template may place them.
+    A batch that goes to the tokenizer at once holds at most `batch_chars_max` characters, or one text.
+    """
+
+    def __init__(self, path: Path, special_ids: Iterable[int], batch_chars_max: int = 1 << 18) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._batch_chars_max = batch_chars_max
+        self._token_bytes: dict[int, bytes] = dict.fromkeys(special_ids, b"")
+        self.special_ids: Final = frozenset(special_ids)
+
+    def encode(self, text: str) -> TokenIds:
+        """The ids of a text that is plain content, whatever it says."""
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """The ids of each text, in order. Releases the interpreter while it works."""
+        return [
+            np.asarray(each.ids, dtype=np.int32)
+            for batch in self._batches(texts)
+            for each in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        ]
+
+    def special_id(self, token: str) -> int:
+        """The id of a control token by its name, such as `<|im_start|>`; KeyError if there is none."""
+        index = self._tokenizer.token_to_id(token)
+        if index is None or index not in self.special_ids:
+            raise KeyError(token)
+        return index
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes behind one id; none for a control token and for an id outside the vocabulary."""
+        known = self._token_bytes.get(token_id)
+        if known is None:
+            token = self._tokenizer.id_to_token(token_id) or ""
+            known = self._token_bytes[token_id] = bytes(_BYTE_OF[character] for character in token)
+        return known
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        batch: list[str] = []
+        size = 0
+        for text in texts:
+            if batch and size + len(text) > self._batch_chars_max:
+                yield batch
+                batch, size = [], 0
+            batch.append(text)
+            size += len(text)
+        if batch:
+            yield batch
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's map from characters to bytes: printable bytes stand for themselves, the others for U+0100 and up."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+
+
+_BYTE_OF: Final = _byte_alphabet()

@@ -1,0 +1,236 @@
+"""The command line: every command's flags and help. What a command does is in a module of its own, imported on use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Protocol, runtime_checkable
+
+import typer
+
+from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
+
+ENV_TRACEBACK: Final = "ISTHMUS_TRACEBACK"
+
+app = typer.Typer(
+    name="isthmus",
+    help="Million-token contexts on the server; only what changed on the wire.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+sessions_app = typer.Typer(help="List, show and delete sessions; alone it lists.", invoke_without_command=True)
+app.add_typer(sessions_app, name="sessions")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="The mesh's folder; ISTHMUS_HOME, else ~/.isthmus."),
+]
+GrpcOption = Annotated[
+    str | None,
+    typer.Option("--grpc", metavar="HOST:PORT", help="A gateway's gRPC address; ISTHMUS_GRPC, else the home's mesh."),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML or JSON; ISTHMUS_CONFIG.")
+]
+SessionOption = Annotated[
+    str | None, typer.Option("--session", "-s", metavar="ID", help="The session; made if it does not exist.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"isthmus {installed('isthmus')}")
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The OpenAI-shaped HTTP edge [127.0.0.1:8080].")
+    ] = None,
+    grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The gRPC edge [127.0.0.1:8081].")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model engine: local or scripted [local].")
+    ] = None,
+    shards: Annotated[int | None, typer.Option(metavar="N", help="Context store processes [2].")] = None,
+    replicas: Annotated[int | None, typer.Option(metavar="N", help="Inference processes [1].")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show one turn, then stop.")] = False,
+    config: ConfigOption = None,
+    as_json: Json = False,
+) -> None:
+    """Start the whole mesh on this machine and show one real turn."""
+    from services.cli.up import Wishes, up
+
+    up(Wishes(home, http, grpc, engine, shards, replicas, config), once=once, as_json=as_json)
+
+
+@app.command()
+def status(home: HomeOption = None, grpc: GrpcOption = None, as_json: Json = False) -> None:
+    """What runs: every process with its state, pid, restarts and address. Exit code 1 if one is not ready."""
+    from services.cli.status import status
+
+    status(home, grpc, as_json=as_json)
+
+
+@app.command()
+def ask(
+    text: Annotated[list[str], typer.Argument(metavar="TEXT…", help="The message; - reads it from stdin.")],
+    session: SessionOption = None,
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Run one turn and stream the reply. Without --session it begins a new one."""
+    from services.cli.talk import ask
+
+    ask(" ".join(text), session, _target(grpc, home), as_json=as_json)
+
+
+@app.command()
+def chat(
+    session: SessionOption = None, home: HomeOption = None, grpc: GrpcOption = None, as_json: Json = False
+) -> None:
+    """Talk on a session. Ctrl-C cancels a turn, Ctrl-D leaves."""
+    from services.cli.talk import chat
+
+    chat(session, _target(grpc, home), as_json=as_json)
+
+
+@app.command()
+def ingest(
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="UTF-8 texts of up to 1 GiB; - is stdin.")],
+    session: Annotated[
+        str, typer.Option("--session", "-s", metavar="ID", help="The session; made if it does not exist.")
+    ],
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Stream texts into a session. The same command again goes on where it was cut off."""
+    from services.cli.ingest import ingest
+
+    ingest(files, session, _target(grpc, home), as_json=as_json)
+
+
+@sessions_app.callback()
+def sessions(
+    context: typer.Context,
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        list_sessions(home=home, grpc=grpc, as_json=as_json)
+
+
+@sessions_app.command("list")
+def list_sessions(
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="At most this many.")] = 100,
+    after: Annotated[str, typer.Option(metavar="TOKEN", help="Go on from an earlier list's next_page_token.")] = "",
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """List sessions by id."""
+    from services.cli.sessions import list_sessions
+
+    list_sessions(limit, after, _target(grpc, home), as_json=as_json)
+
+
+@sessions_app.command("show")
+def show_session(
+    session: Annotated[str, typer.Argument(metavar="ID")],
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show a session, its last turns and the window that its next turn would start from."""
+    from services.cli.sessions import show_session
+
+    show_session(session, _target(grpc, home), as_json=as_json)
+
+
+@sessions_app.command("delete")
+def delete_sessions(
+    sessions: Annotated[list[str], typer.Argument(metavar="ID…")],
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Erase sessions with all they hold. There is no way back."""
+    from services.cli.sessions import delete_sessions
+
+    delete_sessions(sessions, _target(grpc, home), as_json=as_json)
+
+
+@app.command("config")
+def show_config(config: ConfigOption = None, as_json: Json = False) -> None:
+    """Print the effective settings and where each value came from."""
+    from services.cli.config import show_config
+
+    show_config(config, as_json=as_json)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> int:
+    """Measure what a turn costs (`isthmus bench --help`)."""
+    # The benchmarks' own command line takes over, so that nobody else waits for its imports.
+    from services.cli.bench import app as bench_app
+
+    return int(bench_app(args=context.args, prog_name="isthmus bench", standalone_mode=False) or 0)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command line and returns its exit code. Errors are one line on stderr, never a traceback."""
+    as_json = "--json" in arguments
+    try:
+        return int(app(args=list(arguments), prog_name="isthmus", standalone_mode=False) or 0)
+    except CliError as error:
+        return report(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as in `isthmus … | head`; the interpreter must not try to flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        if ENV_TRACEBACK in os.environ:
+            raise
+        return report(_explained(error), as_json)
+
+
+@runtime_checkable
+class _UsageError(Protocol):
+    """What Typer raises for a wrong command line; its class has no public name."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+
+def _explained(error: Exception) -> CliError:
+    if isinstance(error, _UsageError):
+        message = error.format_message().replace("\n", " ")
+        return CliError("USAGE", message or "see --help for the commands", exit_code=EXIT_USAGE)
+    return CliError(
+        "INTERNAL", f"a bug: {type(error).__name__}: {error}; {ENV_TRACEBACK}=1 shows where", exit_code=EXIT_FAILED
+    )
+
+
+def _target(grpc: str | None, home: Path | None) -> str:
+    from services.cli.target import grpc_target
+
+    return grpc_target(grpc, home)

@@ -1,0 +1,101 @@
+"""The benchmark's own client: what a generated client does and no more, so that what is measured is the mesh."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+from isthmus.session.v1 import (
+    document_pb2,
+    message_pb2,
+    session_pb2,
+    session_service_pb2,
+    session_service_pb2_grpc,
+    turn_pb2,
+)
+
+from services.cli.bench.statistics import TurnSample, sample
+
+CHUNK_BYTES: Final = 256 << 10
+_TURN_S_MAX: Final = 300.0
+# The stored receipt ends where the commit begins; the commit's hops come as events.
+COMMIT: Final = "commit"
+_INGEST_S_MAX: Final = 900.0
+_MESSAGE_BYTES_MAX: Final = 16 << 20
+
+
+class BenchClient:
+    """One channel to a gateway. Errors are grpc's own."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.aio.insecure_channel(
+            target, options=[("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)]
+        )
+        self._stub = session_service_pb2_grpc.SessionServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def create(self, session: str) -> None:
+        """Makes the session."""
+        await self._stub.CreateSession(session_service_pb2.CreateSessionRequest(session_id=session))
+
+    async def get(self, session: str) -> session_pb2.Session:
+        """The session as it stands."""
+        return await self._stub.GetSession(session_service_pb2.GetSessionRequest(name=f"sessions/{session}"))
+
+    async def delete(self, session: str) -> None:
+        """Erases the session."""
+        await self._stub.DeleteSession(session_service_pb2.DeleteSessionRequest(name=f"sessions/{session}"))
+
+    async def ingest(self, session: str, document: str, chunks: AsyncIterable[bytes]) -> document_pb2.Document:
+        """Streams a document into the session, whole once this returns."""
+        return await self._stub.IngestDocument(_requests(session, document, chunks), timeout=_INGEST_S_MAX)
+
+    async def turn(self, session: str, text: str) -> TurnSample:
+        """Runs a turn and measures it, from before the request is serialised until the stream has ended."""
+        started = time.perf_counter()
+        message = message_pb2.Message(role=message_pb2.ROLE_USER, text=text)
+        request = session_service_pb2.RunTurnRequest(session=f"sessions/{session}", messages=[message])
+        size = request.ByteSize()
+        done: turn_pb2.Turn | None = None
+        commit: list[turn_pb2.Hop] = []
+        async for response in self._stub.RunTurn(request, timeout=_TURN_S_MAX):
+            size += response.ByteSize()
+            if response.hop.operation == COMMIT:
+                commit.append(response.hop)
+            elif response.HasField("done"):
+                done = response.done.turn
+        wall_ms = (time.perf_counter() - started) * 1_000
+        if done is None or done.state != turn_pb2.Turn.STATE_DONE:
+            raise RuntimeError(f"sessions/{session}: the turn's stream ended without a reply that is done")
+        return sample(wall_ms, size, [*done.receipt.hops, *commit], done.receipt.tokens)
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    """The data in chunks."""
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]
+
+
+async def _requests(
+    session: str, document: str, chunks: AsyncIterable[bytes]
+) -> AsyncIterator[session_service_pb2.IngestDocumentRequest]:
+    header = document_pb2.DocumentPart.Header(document_id=document, display_name=document)
+    opening = document_pb2.DocumentPart(header=header)
+    yield session_service_pb2.IngestDocumentRequest(session=f"sessions/{session}", part=opening)
+    offset = 0
+    async for data in chunks:
+        chunk = document_pb2.DocumentPart.Chunk(offset=offset, data=data)
+        yield session_service_pb2.IngestDocumentRequest(part=document_pb2.DocumentPart(chunk=chunk))
+        offset += len(data)
+    end = document_pb2.DocumentPart.End(size_bytes=offset)
+    yield session_service_pb2.IngestDocumentRequest(part=document_pb2.DocumentPart(end=end))

@@ -1,0 +1,40 @@
+"""A mesh of the benchmark's own: real processes, the scripted engine, free ports, a home that nobody else uses."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from services.cli.settings import load
+from services.config import Settings
+from services.supervisor.local import held_home, plan_mesh, run_mesh
+from services.supervisor.state import MeshState
+from services.supervisor.supervisor import Supervisor
+
+_FREE_PORT = "127.0.0.1:0"
+
+
+async def with_mesh(home: Path | None, work: Callable[[MeshState], Awaitable[None]]) -> None:
+    """Starts a mesh on the home, or on one that is removed afterwards, does the work, and stops it."""
+    if home is not None:
+        await _run(home, work)
+        return
+    with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as folder:
+        await _run(Path(folder), work)
+
+
+async def _run(home: Path, work: Callable[[MeshState], Awaitable[None]]) -> None:
+    settings = _settings(home)
+    with held_home(settings) as (held, mux):
+        supervisor = Supervisor(plan_mesh(settings, held), held, settings.supervisor, mux)
+        await run_mesh(supervisor, work)
+
+
+def _settings(home: Path) -> Settings:
+    return load(
+        None,
+        mesh={"home": home},
+        inference={"engine": "scripted"},
+        supervisor={"grpc": _FREE_PORT, "http": _FREE_PORT},
+    )

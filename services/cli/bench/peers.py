@@ -1,0 +1,49 @@
+"""The same histories through the systems that resend them: a process of `benchmarks/`, which is not installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import services
+from services.cli.errors import CliError
+
+_ROOT: Final = Path(services.__file__).resolve().parent.parent
+
+
+def available() -> bool:
+    """Whether this is a checkout whose `benchmarks/setup.sh` has been run."""
+    return (_ROOT / ".bench" / ".ready").exists() and (_ROOT / "benchmarks" / "peers.py").exists()
+
+
+def require() -> None:
+    """Raises CliError, saying what to do, unless the peers are there."""
+    if not available():
+        raise CliError("PEERS_NOT_FOUND", "the peers are missing: run benchmarks/setup.sh in a checkout, or --no-peers")
+
+
+async def run(histories: Sequence[int], turns: int, seed: int) -> dict[str, Any]:
+    """The peers' figures by name. Raises CliError if they fail; progress goes to stderr."""
+    command = ["-m", "benchmarks.peers", "--turns", str(turns), "--seed", str(seed)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        "--histories",
+        ",".join(map(str, histories)),
+        cwd=_ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.terminate()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        raise CliError("PEERS_FAILED", f"benchmarks.peers ended with {process.returncode}; see its output above")
+    figures: dict[str, Any] = json.loads(output)
+    return figures

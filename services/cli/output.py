@@ -1,0 +1,89 @@
+"""How the commands print: JSON on demand, else rich tables; progress and notes go to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from isthmus.session.v1 import turn_pb2
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from services.cli.plain import plain
+
+_LEFT_OUT = {
+    turn_pb2.LeftOut.REASON_NOT_SUMMARISED: "no summary was ready",
+    turn_pb2.LeftOut.REASON_NO_ROOM: "its summary did not fit",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console; without a terminal it prints plain text of any width."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """The one document of a `--json` command."""
+    print(json.dumps(document, ensure_ascii=False, indent=2), flush=True)
+
+
+def stream(text: str) -> None:
+    """A piece of a reply, at once and as it is."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def turn_document(session: str, turn: turn_pb2.Turn) -> dict[str, Any]:
+    """A turn for `--json`."""
+    return {"session": session, "text": turn.output_text, "turn": plain(turn)}
+
+
+def receipt_table(receipt: turn_pb2.Receipt) -> Table:
+    """A turn's hops with their times and bytes."""
+    table = table_of("hop", "operation", ">ms", ">bytes out", ">bytes in")
+    for hop in receipt.hops:
+        table.add_row(
+            hop.name, hop.operation, f"{hop.duration_ms:,.1f}", f"{hop.bytes_sent:,}", f"{hop.bytes_received:,}"
+        )
+    return table
+
+
+def receipt_lines(receipt: turn_pb2.Receipt) -> list[str]:
+    """Tokens, times and window of a turn, in words."""
+    tokens, window = receipt.tokens, receipt.window
+    cached = f", {tokens.cached_tokens:,} in the KV cache" if tokens.HasField("cached_tokens") else ""
+    return [
+        f"tokens   {tokens.new_tokens:,} new, {tokens.window_tokens:,} in the window "
+        f"({tokens.reused_tokens:,} held by the replica{cached}), {tokens.output_tokens:,} out",
+        f"time     first token after {receipt.ttft_ms:,.0f} ms, {receipt.tokens_per_second:,.1f} tokens/s, "
+        f"{receipt.total_ms:,.0f} ms in all",
+        *window_lines(window),
+        f"served   by {receipt.shard} and {receipt.replica} ({receipt.model}), trace {receipt.trace_id}",
+    ]
+
+
+def window_lines(window: turn_pb2.WindowReport) -> list[str]:
+    """What a window holds and what it leaves out."""
+    lines = [
+        f"window   epoch {window.epoch}: {window.item_count:,} items, {window.verbatim_count:,} verbatim and "
+        f"{window.summary_count:,} summaries"
+    ]
+    for span in window.left_out:
+        why = _LEFT_OUT.get(span.reason, "for an unknown reason")
+        lines.append(
+            f"left out fragments {span.first_sequence:,} to {span.last_sequence:,}, {span.tokens:,} tokens: {why}"
+        )
+    if window.left_out_more:
+        lines.append(f"left out {window.left_out_more:,} more spans")
+    return lines
+
+
+def table_of(*headings: str) -> Table:
+    """A plain table; a heading that begins with `>` has its column aligned to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        right = heading.startswith(">")
+        table.add_column(Text(heading.removeprefix(">")), justify="right" if right else "left", no_wrap=True)
+    return table

@@ -1,0 +1,131 @@
+"""A whole mesh on this machine, from settings to a clean stop. `isthmus up` is this and its output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from random import SystemRandom
+from typing import Final
+
+from services.config import Settings
+from services.supervisor import leftovers, ports, state, valkey
+from services.supervisor.home import Home, HomeLock
+from services.supervisor.logline import LogLine
+from services.supervisor.logmux import Echo, LogMux, RotatingFile
+from services.supervisor.plan import Plan, child_environment, inner_addresses, mesh_plan, rooms, valkey_url
+from services.supervisor.ports import Address
+from services.supervisor.state import MeshState
+from services.supervisor.supervisor import OWN_NAME, Supervisor
+
+_LOOPBACK: Final = "127.0.0.1"
+# A terminal that was closed is a reason to stop, unless `nohup` says otherwise.
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Serve = Callable[[MeshState], Awaitable[None]]
+
+
+@contextlib.contextmanager
+def held_home(settings: Settings, echo: Echo | None = None) -> Iterator[tuple[Home, LogMux]]:
+    """The home, created, locked and rid of a killed supervisor's processes, with its log open.
+
+    Raises HomeInUse if another supervisor has it.
+    """
+    home = Home(settings.mesh.home.expanduser().absolute())
+    home.create()
+    limits = settings.supervisor
+    with HomeLock(home):
+        file = RotatingFile(home.log, limits.log_bytes_max, limits.log_files_count_max)
+        with contextlib.closing(LogMux(file, echo)) as mux:
+            _end_leftovers(home, mux)
+            yield home, mux
+
+
+def plan_mesh(settings: Settings, home: Home) -> Plan:
+    """Chooses the ports, writes the rooms' settings and Valkey's configuration, and plans the processes.
+
+    Raises AddressTaken if one of the two addresses that users see cannot be had.
+    """
+    limits = settings.supervisor
+    names = rooms(settings.mesh.shards, settings.mesh.replicas)
+    free = ports.free_ports(_LOOPBACK, len(names) + 3, limits.port_min, limits.port_max, SystemRandom())
+    http = _chosen("--http", Address.parse(limits.http), free[0])
+    grpc = _chosen("--grpc", Address.parse(limits.grpc), free[1])
+    store = Address(_LOOPBACK, free[2])
+    _write_settings(settings, home, valkey_url(store))
+    return mesh_plan(
+        sys.executable,
+        valkey.prepare(home, store, limits),
+        child_environment(os.environ, str(home.settings)),
+        grpc=grpc,
+        http=http,
+        valkey=store,
+        inner=inner_addresses(names, _LOOPBACK, free[3:]),
+    )
+
+
+async def run_mesh(supervisor: Supervisor, serve: Serve) -> None:
+    """Runs until `serve`, called with the state once all is ready, returns, or a signal asks to stop.
+
+    SIGINT, SIGTERM and SIGHUP stop in order, a second one kills. What `start` or `serve` raise is raised here, after
+    the stop.
+    """
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            supervisor.kill()
+        asked.set()
+
+    heard = [each for each in _SIGNALS if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
+    for number in heard:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await _until(asked, _start_and_serve(supervisor, serve))
+    finally:
+        await supervisor.stop()
+        for number in heard:
+            loop.remove_signal_handler(number)
+
+
+async def _start_and_serve(supervisor: Supervisor, serve: Serve) -> None:
+    await supervisor.start()
+    await serve(supervisor.state)
+
+
+async def _until(asked: asyncio.Event, work: Awaitable[None]) -> None:
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(asked.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        for each in (working, waiting):
+            each.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
+
+
+def _end_leftovers(home: Home, mux: LogMux) -> None:
+    left = state.read(home.mesh)
+    ended = leftovers.end(left.processes) if left is not None else []
+    if ended:
+        names = ", ".join(f"{each.name} (pid {each.pid})" for each in ended)
+        mux.say(OWN_NAME, LogLine("warning", f"ended what a killed supervisor had left running: {names}"))
+    home.mesh.unlink(missing_ok=True)
+
+
+def _chosen(option: str, address: Address, free_port: int) -> Address:
+    chosen = address if address.port else Address(address.host, free_port)
+    ports.check_free(option, chosen)
+    return chosen
+
+
+def _write_settings(settings: Settings, home: Home, url: str) -> None:
+    connected = settings.valkey.model_copy(update={"url": url})
+    home.settings.touch(mode=0o600)
+    home.settings.write_text(settings.model_copy(update={"valkey": connected}).model_dump_json(indent=2))

@@ -1,0 +1,129 @@
+"""Shards and replicas that go away in the middle of a turn, and what the client sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+import pytest
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import turn_pb2
+
+from services.config import Settings
+from services.errors import IsthmusError, from_rpc_error
+from services.router import STORE
+from tests.gateway.client import Client, connected, drained, text_of, turn_request
+from tests.support.eventually import eventually
+from tests.support.mesh import Mesh, changed, running_mesh
+
+
+async def test_a_replica_that_dies_before_its_first_text_is_replaced_unnoticed(quick: Settings) -> None:
+    thinking = changed(quick, "inference", scripted_ttft_ms=1_000)
+    async with running_mesh(thinking, replicas=2) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        running = asyncio.create_task(client.events(turn_request("s1", "Who answers?")))
+        [lost] = await eventually(mesh.generating, message="a replica generates")
+        await mesh.remove(lost)
+        events = await running
+        turn = events[-1].done.turn
+        assert text_of(events) == turn.output_text != ""
+        assert turn.receipt.replica != lost
+        assert turn.attempt == 1
+
+
+async def test_a_replica_that_dies_in_its_reply_fails_the_turn_and_the_retry_runs_anew(slow: Settings) -> None:
+    async with running_mesh(slow, replicas=2) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        request = turn_request("s1", "Who answers?", "r1")
+        call = client.stub.RunTurn(request)
+        await anext(event async for event in call if event.HasField("delta"))
+        [lost] = mesh.generating()
+        await mesh.remove(lost)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await drained(call)
+        error = from_rpc_error(caught.value)
+        assert error.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+        assert error.retry_after_ms
+
+        retry = client.stub.RunTurn(request)
+        accepted = await anext(aiter(retry))
+        assert (accepted.accepted.turn, accepted.accepted.attached) == ("sessions/s1/turns/2", False)
+        await anext(event async for event in retry if event.HasField("delta"))
+        assert mesh.generating() != [lost]
+        retry.cancel()
+
+
+async def test_turns_of_many_sessions_are_spread_over_the_replicas(slow: Settings) -> None:
+    async with running_mesh(slow, replicas=2) as mesh, connected(mesh.grpc_target) as client:
+        calls = []
+        for number in range(6):
+            await client.create(f"s{number}")
+            calls.append(client.stub.RunTurn(turn_request(f"s{number}", "Where?")))
+            await anext(event async for event in calls[-1] if event.HasField("delta"))
+        assert len(mesh.generating()) == 2, "no replica takes more than its bounded share"
+        for call in calls:
+            call.cancel()
+
+
+async def test_without_a_replica_a_turn_waits_a_while_and_then_says_when_to_retry(slow: Settings) -> None:
+    async with running_mesh(slow, replicas=0) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        outcome = await client.outcome(turn_request("s1", "Anybody there?", "r1"))
+        assert isinstance(outcome, IsthmusError)
+        assert outcome.code is grpc.StatusCode.UNAVAILABLE
+        assert outcome.retry_after_ms
+
+
+async def test_a_replica_that_comes_in_time_serves_the_turn_that_waits(quick: Settings) -> None:
+    async with running_mesh(quick, replicas=0) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        waiting = asyncio.create_task(client.turn(turn_request("s1", "Anybody there?")))
+        await mesh.add_replica(0)
+        assert (await waiting).receipt.replica == "inference-0"
+
+
+async def test_a_shard_that_dies_between_open_and_commit_costs_nothing_but_time(quick: Settings) -> None:
+    thinking = changed(quick, "inference", scripted_ttft_ms=500)
+    async with running_mesh(thinking, shards=2) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        owner = (await client.turn(turn_request("s1", "Who keeps this?"))).receipt.shard
+        running = asyncio.create_task(client.turn(turn_request("s1", "And now?", "r2")))
+        await eventually(mesh.generating, message="the replica generates")
+        await mesh.remove(owner)
+        turn = await running
+        assert turn.receipt.shard != owner
+        assert (await client.texts("s1"))[-2:] == ["And now?", turn.output_text]
+
+
+async def test_the_commit_waits_for_the_only_shard_to_come_back(quick: Settings) -> None:
+    thinking = changed(quick, "inference", scripted_ttft_ms=500)
+    async with running_mesh(thinking, shards=1) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        running = asyncio.create_task(client.turn(turn_request("s1", "Will it be kept?")))
+        await eventually(mesh.generating, message="the replica generates")
+        await mesh.remove(f"{STORE}-0")
+        await eventually(lambda: not mesh.generating(), message="the reply is whole")
+        await mesh.add_shard(1)
+        turn = await running
+        assert turn.state == turn_pb2.Turn.STATE_DONE
+        assert await client.texts("s1") == ["Will it be kept?", turn.output_text]
+
+
+async def test_sessions_are_read_through_the_loss_of_their_shard(mesh: Mesh, client: Client) -> None:
+    await client.create("s1")
+    turn = await client.turn(turn_request("s1", "Keep this."))
+    await mesh.remove(turn.receipt.shard)
+    assert await client.texts("s1") == ["Keep this.", turn.output_text]
+    assert (await client.get_turn(turn.name)).output_text == turn.output_text
+
+
+async def test_a_gateway_that_is_stopped_leaves_no_turn_open(slow: Settings) -> None:
+    async with running_mesh(slow, gateways=2) as mesh, connected(mesh.gateway_room(1).address) as other:
+        async with connected(mesh.grpc_target) as client:
+            await client.create("s1")
+            call = client.stub.RunTurn(turn_request("s1", "Cut off.", "r1"))
+            await anext(event async for event in call if event.HasField("delta"))
+            await mesh.remove("gateway-0")
+        left = await other.get_turn("sessions/s1/turns/1")
+        assert left.state == turn_pb2.Turn.STATE_FAILED
+        assert await eventually(lambda: not mesh.generating(), message="generation ends")

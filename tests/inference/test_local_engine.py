@@ -1,0 +1,120 @@
+"""The default engine: a real model, batched, cancelled, and repeatable by its seed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import turn_pb2
+
+from inference.engine import EngineContext, EngineOutput, EngineRequest, Sampling, create_engine
+from inference.engines.local import LocalEngine
+from inference.model_files import ModelFiles
+from inference.template import START, ChatTemplate
+from inference.tokenizer import Tokenizer
+from inference.windows import Window
+from services.config import InferenceSettings
+from services.errors import IsthmusError
+from tests.inference.items import item
+from tests.support.eventually import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(model_files: ModelFiles, tokenizer: Tokenizer, cache_dir: Path) -> AsyncIterator[LocalEngine]:
+    settings = InferenceSettings(cache_dir=cache_dir, requests_running_max=4)
+    running = create_engine(EngineContext(settings, model_files, tokenizer))
+    assert isinstance(running, LocalEngine)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+def request(template: ChatTemplate, text: str, tokens: int, **sampling: float) -> EngineRequest:
+    (encoded,) = template.encode([item(text)], START)
+    settings = Sampling(output_tokens_max=tokens, **{"temperature": 0.0, **sampling})  # type: ignore[arg-type]
+    return EngineRequest(encoded.ids, template.reply_header, (Window().end,), "t", settings)
+
+
+async def rest_of(outputs: AsyncIterator[EngineOutput]) -> list[EngineOutput]:
+    return [output async for output in outputs]
+
+
+async def outputs_of(engine: LocalEngine, asked: EngineRequest) -> list[EngineOutput]:
+    return await rest_of(engine.generate(asked))
+
+
+async def text_of(engine: LocalEngine, tokenizer: Tokenizer, asked: EngineRequest) -> str:
+    return tokenizer.decode(token for output in await outputs_of(engine, asked) for token in output.token_ids)
+
+
+async def test_it_knows_the_capital_of_france(
+    engine: LocalEngine, template: ChatTemplate, tokenizer: Tokenizer
+) -> None:
+    outputs = await outputs_of(engine, request(template, "What is the capital of France?", 30))
+    ids = [token for output in outputs for token in output.token_ids]
+    assert "Paris" in tokenizer.decode(ids)
+    assert outputs[-1].finish_reason == turn_pb2.FINISH_REASON_STOP
+    assert not tokenizer.special_ids & set(ids)
+    assert engine.running == 0
+
+
+async def test_a_batch_gives_each_its_own_answer(
+    engine: LocalEngine, template: ChatTemplate, tokenizer: Tokenizer
+) -> None:
+    capitals = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo"}
+    asked = [request(template, f"What is the capital of {country}?", 12) for country in capitals]
+    answers = await asyncio.gather(*(text_of(engine, tokenizer, each) for each in asked))
+    assert [city in answer for city, answer in zip(capitals.values(), answers, strict=True)] == [True] * 3
+
+
+async def test_a_reply_ends_at_its_length(engine: LocalEngine, template: ChatTemplate) -> None:
+    outputs = await outputs_of(engine, request(template, "Tell me a story.", 12, temperature=1.5, seed=5))
+    assert outputs[-1].finish_reason == turn_pb2.FINISH_REASON_LENGTH
+    assert sum(len(output.token_ids) for output in outputs) == 12
+
+
+async def test_closing_a_reply_frees_its_place(
+    engine: LocalEngine, template: ChatTemplate, tokenizer: Tokenizer
+) -> None:
+    async with aclosing(engine.generate(request(template, "Count to a thousand.", 4_000))) as outputs:
+        await anext(outputs)
+        assert engine.running == 1
+    await eventually(lambda: engine.running == 0)
+    assert "Paris" in await text_of(engine, tokenizer, request(template, "What is the capital of France?", 30))
+
+
+async def test_a_worker_that_dies_fails_its_requests_and_is_replaced(
+    engine: LocalEngine, template: ChatTemplate, tokenizer: Tokenizer
+) -> None:
+    async with aclosing(engine.generate(request(template, "Count to a thousand.", 4_000))) as outputs:
+        await anext(outputs)
+        assert engine.worker is not None
+        os.kill(engine.worker.pid, signal.SIGKILL)
+        with pytest.raises(IsthmusError) as caught:
+            await rest_of(outputs)
+    assert caught.value.reason == errors_pb2.ERROR_REASON_ENGINE_FAILED
+    assert engine.running == 0
+    assert "Paris" in await text_of(engine, tokenizer, request(template, "What is the capital of France?", 30))
+
+
+async def test_a_long_prompt_does_not_hold_up_the_event_loop(engine: LocalEngine, template: ChatTemplate) -> None:
+    """A step of the pipeline holds its process's interpreter, so it must not be this one."""
+    asked = request(template, " ".join(map(str, range(400))), 1)
+    generating = asyncio.create_task(outputs_of(engine, asked))
+    loop = asyncio.get_running_loop()
+    started = last = loop.time()
+    longest = 0.0
+    while not generating.done():
+        await asyncio.sleep(0.001)
+        last, before = loop.time(), last
+        longest = max(longest, last - before)
+    assert longest < (last - started) / 3

@@ -1,0 +1,1 @@
+"""What many tests need: real servers on free ports, and waiting for an event instead of sleeping."""
