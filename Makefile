@@ -20,7 +20,10 @@ $(UV):
 
 .venv/.ready: $(UV) pyproject.toml uv.lock
 	@echo "isthmus: setting up .venv (once; the model and the engine are about 500 MB)"
-	@UV_PYTHON="$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(UV) sync --frozen --quiet --compile-bytecode
+	@# A second time with the system's certificates: behind a company's proxy only those will do.
+	@export UV_PYTHON="$$($(PYTHON) -c 'import sys; print(sys.executable)')"; \
+	sync="$(UV) sync --frozen --quiet --compile-bytecode"; \
+	$$sync 2>/dev/null || UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true $$sync
 	@touch $@
 
 run: setup ## start the whole mesh and show a real turn (ARGS=--once stops after it)
