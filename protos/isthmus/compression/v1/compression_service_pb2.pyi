@@ -83,6 +83,7 @@ class CompressResponse(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
+    """Exact, by a replica; both 0 while none can be asked, and the target is then kept by length."""
     output_tokens: _builtins.int
     method: _builtins.str
     version: _builtins.int

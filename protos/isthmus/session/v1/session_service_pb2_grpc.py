@@ -198,7 +198,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFragments(self, request, context):
-        """The log, at most 1,000 fragments or 1 MiB of text a page.
+        """The log without the messages of turns that came to nothing, at most 1,000 fragments or 1 MiB of text a page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

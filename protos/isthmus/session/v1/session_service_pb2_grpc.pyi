@@ -61,7 +61,7 @@ class SessionServiceStub:
     AppendMessages: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AppendMessagesRequest, _session_service_pb2.AppendMessagesResponse]
     """Appends messages without running a turn, all of them or none. At most 256 messages and 2 MiB a request."""
     ListFragments: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListFragmentsRequest, _session_service_pb2.ListFragmentsResponse]
-    """The log, at most 1,000 fragments or 1 MiB of text a page."""
+    """The log without the messages of turns that came to nothing, at most 1,000 fragments or 1 MiB of text a page."""
     GetFragment: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetFragmentRequest, _fragment_pb2.Fragment]
     DeleteFragment: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteFragmentRequest, _empty_pb2.Empty]
     """Erases one fragment's content; its sequence number stays used."""
@@ -102,7 +102,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     AppendMessages: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AppendMessagesRequest, _session_service_pb2.AppendMessagesResponse]  # type: ignore[assignment]
     """Appends messages without running a turn, all of them or none. At most 256 messages and 2 MiB a request."""
     ListFragments: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListFragmentsRequest, _session_service_pb2.ListFragmentsResponse]  # type: ignore[assignment]
-    """The log, at most 1,000 fragments or 1 MiB of text a page."""
+    """The log without the messages of turns that came to nothing, at most 1,000 fragments or 1 MiB of text a page."""
     GetFragment: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetFragmentRequest, _fragment_pb2.Fragment]  # type: ignore[assignment]
     DeleteFragment: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteFragmentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Erases one fragment's content; its sequence number stays used."""
@@ -206,7 +206,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListFragmentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListFragmentsResponse, _abc.Awaitable[_session_service_pb2.ListFragmentsResponse]]:
-        """The log, at most 1,000 fragments or 1 MiB of text a page."""
+        """The log without the messages of turns that came to nothing, at most 1,000 fragments or 1 MiB of text a page."""
 
     @_abc_1.abstractmethod
     def GetFragment(
