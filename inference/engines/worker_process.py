@@ -30,6 +30,7 @@ class WorkerProcess:
         self._writer = writer
         self._open: dict[int, Outputs] = {}
         self._numbers = 0
+        self._stopping = False
         self._reading: asyncio.Task[None] | None = None
 
     @classmethod
@@ -85,6 +86,7 @@ class WorkerProcess:
 
     async def stop(self) -> None:
         """Ends it at once: it holds nothing that is worth a farewell."""
+        self._stopping = True
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
@@ -98,7 +100,8 @@ class WorkerProcess:
         while isinstance(message := await self._receive(), Stepped):
             for output in message.outputs:
                 self._put(output)
-        _log.warning("the worker has ended", pid=self.pid, requests=len(self._open))
+        if not self._stopping:
+            _log.warning("the worker has ended", pid=self.pid, requests=len(self._open))
         for number in tuple(self._open):
             self._put(Output(number, error="its worker process ended"))
 
