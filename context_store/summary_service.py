@@ -34,14 +34,17 @@ class SummaryService:
             if summary.name in hot.summaries:
                 return False
             hot = await self._with_source(slot, hot, keys, request)
-            # Counts by another tokenizer than the session's would only be in the way of those it has.
-            counts = counts_of(request.counts) if tokenizer and tokenizer == hot.tokenizer else []
+            # A session that had no turn yet takes the tokenizer of its first counts; later on, those by another one
+            # would only be in the way of those it has.
+            counts = counts_of(request.counts) if tokenizer and hot.tokenizer in (b"", tokenizer) else []
             reply = await self._store.log.commit_summary(keys, hot.version, summary, body, tokenizer, counts)
             if reply.outcome == "STALE":
                 raise StaleError
             if reply.outcome == "EXISTS":
                 return False
             hot.summarise(summary)
+            if counts:
+                hot.use_tokenizer(tokenizer)
             for sequence, tokens in counts:
                 hot.count(sequence, tokens)
             hot.version = reply.version

@@ -11,5 +11,6 @@ for i = 6, #ARGV, 2 do redis.call('HSET', counts, ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', summaries, ARGV[3], ARGV[4])
 redis.call('HSET', bodies, ARGV[3], ARGV[5])
 redis.call('HSET', meta, 'version', ARGV[1], 'summaries_at', ARGV[1])
-if #ARGV > 5 then redis.call('HSET', meta, 'counts_at', ARGV[1]) end
+-- A count's value begins with the digest of its tokenizer, which is the session's from now on.
+if #ARGV > 5 then redis.call('HSET', meta, 'counts_at', ARGV[1], 'tokenizer', string.sub(ARGV[7], 1, 16)) end
 return {'CREATED', ARGV[1]}

@@ -89,6 +89,19 @@ async def test_counts_of_the_sessions_own_tokenizer_are_kept(start_shard: StartS
         assert [(one.tokens, one.tokens_exact) for one in await shard.fragments()] == [(2, True), (9, False)]
 
 
+async def test_the_first_counts_of_a_session_without_a_turn_decide_its_tokenizer(start_shard: StartShard) -> None:
+    store, other = await start_shard(), await start_shard()
+    await store.create()
+    await store.append("hello", "well")
+    for sequence, tokenizer in ((1, TOKENIZER), (2, b"another")):
+        request = await store.summarise(sequence, sequence)
+        request.summary.tokenizer = tokenizer
+        request.counts.append(summary_pb2.TokenCount(sequence=sequence, tokens=3))
+        await store.stub.CommitSummary(request)
+    for shard in (store, other):
+        assert [(one.tokens, one.tokens_exact) for one in await shard.fragments()] == [(3, True), (10, False)]
+
+
 async def test_closed_segments_are_announced_and_only_they(store: StoreClient, queue: Docket) -> None:
     await store.create()
     await store.append("x" * 6_000, "y" * 6_000)
