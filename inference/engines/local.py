@@ -19,6 +19,7 @@ from inference.engine import EngineContext, EngineOutput, EngineRequest, engine_
 from inference.engines.wire import Add, Setup
 from inference.engines.worker_process import WorkerProcess
 from inference.model_files import find_weights
+from services.errors import UpstreamUnavailable
 
 # The model card's own settings.
 _TEMPERATURE: Final = 0.2
@@ -29,7 +30,7 @@ _SEED_BITS: Final = 63
 class LocalEngine:
     """The engine's side: requests go to the worker, its outputs to whoever waits for them.
 
-    When the worker dies, the requests in it fail with ENGINE_FAILED, and the next one starts another.
+    When the worker dies, the requests in it fail with UPSTREAM_UNAVAILABLE, and the next one starts another.
     """
 
     def __init__(self, context: EngineContext) -> None:
@@ -61,6 +62,9 @@ class LocalEngine:
             await worker.add(_addition(number, request))
             while True:
                 output = await outputs.get()
+                if output.error and not worker.alive:
+                    # Nothing is wrong with the request: the next worker, or another replica, will take it.
+                    raise UpstreamUnavailable(f"the engine's worker process {worker.pid} ended in the middle of this")
                 if output.error:
                     raise engine_failed(f"the engine failed on this request: {output.error}")
                 finish = cast("turn_pb2.FinishReason.ValueType", output.finish)

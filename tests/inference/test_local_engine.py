@@ -101,7 +101,7 @@ async def test_a_worker_that_dies_fails_its_requests_and_is_replaced(
         os.kill(engine.worker.pid, signal.SIGKILL)
         with pytest.raises(IsthmusError) as caught:
             await rest_of(outputs)
-    assert caught.value.reason == errors_pb2.ERROR_REASON_ENGINE_FAILED
+    assert caught.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
     assert engine.running == 0
     assert "Paris" in await text_of(engine, tokenizer, request(template, "What is the capital of France?", 30))
 
