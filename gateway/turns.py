@@ -20,6 +20,7 @@ from gateway.budget import ModelLimits, divide
 from gateway.drive import Drive, Event, accepted
 from gateway.driven import DrivenTurns
 from gateway.identity import new_id, turn_digest
+from gateway.metrics import TurnMetrics
 from gateway.names import parse_session
 from gateway.receipt import Leg
 from gateway.replicas import Replicas
@@ -27,7 +28,7 @@ from gateway.retry import retrying
 from gateway.shards import Shards
 from gateway.turn_calls import CALLER_GONE, Errand, TurnCalls, lease_of
 from services.config import GatewaySettings
-from services.errors import IsthmusError
+from services.errors import IsthmusError, reason_name
 from services.rpc.deadlines import remaining_s
 
 Opened = context_service_pb2.OpenTurnResponse
@@ -50,6 +51,7 @@ class TurnDriver:
         self._driven = driven
         self._settings = settings
         self._random_bytes = random_bytes
+        self.metrics = TurnMetrics()
         self._background = Background()
         self._running = 0
         self._idle = asyncio.Event()
@@ -72,11 +74,21 @@ class TurnDriver:
         NOT_LATEST_TURN. `received_at` is when the request's first byte came in, in seconds of time.monotonic().
         The deadline is that of the rpc being served, at most `gateway.turn_deadline_ms` from `received_at` on.
         """
-        with self._admitted():
-            errand = await self._errand(tenant, request, after_turn, received_at)
-            async with aclosing(self._turn(errand)) as events:
-                async for event in events:
-                    yield event
+        done = False
+        try:
+            with self._admitted():
+                errand = await self._errand(tenant, request, after_turn, received_at)
+                async with aclosing(self._turn(errand)) as events:
+                    async for event in events:
+                        done = event.HasField("done")
+                        yield event
+        except IsthmusError as error:
+            self.metrics.failed(reason_name(error.reason).lower())
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if not done:
+                self.metrics.failed("client_gone")
+            raise
 
     async def ended(self) -> None:
         """Waits for turns whose callers are gone to unwind, then for the commits and failures they left behind."""
@@ -147,6 +159,8 @@ class TurnDriver:
                 try:
                     async with aclosing(drive.events(opened, leg)) as events:
                         async for event in events:
+                            if event.HasField("done"):
+                                self.metrics.done(event.done.turn.receipt)
                             yield event
                     return
                 except IsthmusError as error:
@@ -159,7 +173,9 @@ class TurnDriver:
                 if turn is not None:
                     if not announced:
                         yield accepted(opened)
-                    for event in _replayed(turn):
+                    replay = list(_replayed(turn))
+                    self.metrics.replayed()
+                    for event in replay:
                         yield event
                     return
 

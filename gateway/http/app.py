@@ -15,7 +15,7 @@ from gateway.http.admission import Admitted
 from gateway.http.body import BoundedRequest, StrictBody
 from gateway.http.edge import Edge
 from gateway.http.errors import answer
-from gateway.http.metrics import Measured, Metrics
+from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
 from gateway.tenancy import tenant_of
@@ -46,8 +46,8 @@ _HANDLERS = [
 
 def create_app(backend: Backend, turns: TurnDriver, settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
     """The ASGI application of a gateway."""
-    measures = Metrics()
-    edge = Edge(backend, turns, settings.gateway, measures, tenant_of(settings.mesh))
+    measures = HttpMetrics(turns.metrics.registry)
+    edge = Edge(backend, turns, settings.gateway, tenant_of(settings.mesh))
     litestar = Litestar(
         route_handlers=_HANDLERS,
         dependencies={

@@ -8,7 +8,6 @@ from typing import TypeAlias
 from litestar.di import NamedDependency
 
 from gateway.backend import Backend
-from gateway.http.metrics import Metrics
 from gateway.turns import TurnDriver
 from services.config import GatewaySettings
 
@@ -20,7 +19,6 @@ class Edge:
     backend: Backend
     turns: TurnDriver
     settings: GatewaySettings
-    metrics: Metrics
     tenant: str
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,7 +19,7 @@ from gateway.http.render import response
 from gateway.http.sessions import relabel
 from gateway.http.turn_request import TurnRequest
 from gateway.names import parse_turn
-from services.errors import FieldViolation, IsthmusError, reason_name
+from services.errors import FieldViolation, IsthmusError
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +63,7 @@ class TurnRun:
                 yield encode(each)
 
     async def _events(self) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
-        """The driver's events; the session and the counts are as they should be before the last one is told."""
+        """The driver's events; the session is as it should be before the last one is told."""
         request, edge = self._request, self._edge
         try:
             with naming(request.param, request.named):
@@ -74,23 +73,14 @@ class TurnRun:
                 async with aclosing(turns) as events:
                     async for event in events:
                         self._is_accepted = True
-                        if event.HasField("done"):
-                            await self._done(event.done.turn)
+                        if event.HasField("done") and request.labels is not None:
+                            await relabel(edge, request.session, request.labels)
                         yield event
         except IsthmusError as error:
-            edge.metrics.turn_failed(reason_name(error.reason).lower())
             raise self._told_by_name(error) from error
-        except (asyncio.CancelledError, GeneratorExit):
-            edge.metrics.turn_failed("client_gone")
-            raise
         finally:
             if request.erases or (request.is_fresh and not self._is_accepted):
                 await self._erase()
-
-    async def _done(self, turn: turn_pb2.Turn) -> None:
-        self._edge.metrics.turn_done(turn.receipt)
-        if self._request.labels is not None:
-            await relabel(self._edge, self._request.session, self._request.labels)
 
     async def _erase(self) -> None:
         """Nothing else is to be done about a session that stays: its answer is out, and nobody has its id."""

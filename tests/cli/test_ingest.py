@@ -37,7 +37,8 @@ def test_a_text_is_ingested_once(isthmus: Isthmus, book: Path) -> None:
     assert document["fragments"] > 1
     assert document["resumed_from_bytes"] == 0
     assert first["session_totals"]["text_bytes"] >= len(TEXT.encode())
-    assert again["session_totals"] == first["session_totals"]
+    # Tokens are counted in the background, so their number may be a better one by now.
+    assert {**again["session_totals"], "tokens": 0} == {**first["session_totals"], "tokens": 0}
     assert again["documents"][0]["resumed_from_bytes"] == len(TEXT.encode())
 
 

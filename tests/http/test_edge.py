@@ -40,9 +40,9 @@ async def test_metrics_count_requests_turns_and_tokens(sdk: AsyncOpenAI, http: h
     lines = (await http.get("/metrics")).text.splitlines()
     assert 'isthmus_http_requests_total{method="POST",route="/v1/responses",status="200"} 1.0' in lines
     assert 'isthmus_http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in lines
-    assert 'isthmus_http_turns_total{outcome="done"} 1.0' in lines
-    assert f'isthmus_http_tokens_total{{kind="output"}} {float(made.usage.output_tokens)}' in lines
-    assert "isthmus_http_turn_ttft_seconds_count 1.0" in lines
+    assert 'isthmus_turns_total{outcome="done"} 1.0' in lines
+    assert f'isthmus_tokens_total{{kind="output"}} {float(made.usage.output_tokens)}' in lines
+    assert "isthmus_turn_ttft_seconds_count 1.0" in lines
 
 
 async def test_a_request_goes_on_with_its_callers_trace(http: httpx.AsyncClient) -> None:
