@@ -45,7 +45,6 @@ class HotSession:
     # The spans that have a summary of level 1.
     summarised: set[tuple[int, int]] = field(default_factory=set)
     turn_count: int = 0
-    done_turn: int = 0
     done_input: int = 0
     open: turn_pb2.Turn | None = None
     tokenizer: bytes = b""
@@ -141,7 +140,6 @@ class HotSession:
     def done(self, turn: turn_pb2.Turn, drafts: list[Draft]) -> None:
         """Takes in that the open turn was committed with this reply."""
         self.open = None
-        self.done_turn = turn.number
         self.done_input = turn.last_input_sequence
         self.append(drafts)
 

@@ -70,7 +70,6 @@ class Loader:
             history=history,
             segments=segments,
             turn_count=snapshot.number(b"turn_count"),
-            done_turn=snapshot.number(b"done_turn"),
             done_input=snapshot.number(b"done_input"),
             open=turn_pb2.Turn.FromString(snapshot.open_turn) if snapshot.open_turn else None,
             tokenizer=meta.get(b"tokenizer", b""),

@@ -8,8 +8,10 @@ import pytest
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
 
+from services.config import Settings
 from services.errors import IsthmusError
-from tests.gateway.client import Client, turn_request
+from tests.gateway.client import Client, connected, turn_request
+from tests.support.mesh import running_mesh
 
 
 async def test_a_turn_is_its_new_messages_in_and_events_out(client: Client) -> None:
@@ -64,14 +66,16 @@ async def test_the_same_request_id_takes_effect_once(client: Client) -> None:
     assert refused.value.reason == errors_pb2.ERROR_REASON_REQUEST_ID_REUSED
 
 
-async def test_one_turn_at_a_time_on_a_session(client: Client) -> None:
-    await client.create("manual")
-    outcomes = await asyncio.gather(*(client.outcome(turn_request("manual", f"Question {i}.")) for i in range(2)))
+async def test_one_turn_at_a_time_on_a_session(slow: Settings) -> None:
+    async with running_mesh(slow) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("manual")
+        first = client.stub.RunTurn(turn_request("manual", "Take your time."))
+        assert (await anext(aiter(first))).HasField("accepted")
 
-    refused = [each for each in outcomes if isinstance(each, IsthmusError)]
-    for error in refused:
-        assert error.reason == errors_pb2.ERROR_REASON_TURN_IN_PROGRESS
-        assert error.retry_after_ms is not None
-    # Whichever came second was refused, or came when the first was done: neither was mixed into the other.
-    texts = await client.texts("manual")
-    assert len(texts) == 2 * (2 - len(refused))
+        with pytest.raises(IsthmusError) as refused:
+            await client.turn(turn_request("manual", "And quickly this."))
+        assert refused.value.reason == errors_pb2.ERROR_REASON_TURN_IN_PROGRESS
+        assert refused.value.retry_after_ms is not None
+        # Nothing of the second was mixed into the first.
+        assert await client.texts("manual") == ["Take your time."]
+        first.cancel()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import httpx
 import pytest
 
+from services.config import Settings
 from services.errors import IsthmusError
-from tests.gateway.client import Client, turn_request
+from tests.gateway.client import Client, connected, turn_request
 from tests.support.eventually import eventually
-from tests.support.mesh import Mesh
+from tests.support.mesh import Mesh, running_mesh
 
 
 async def test_turns_over_grpc_are_counted_by_their_outcome(mesh: Mesh, client: Client) -> None:
@@ -27,17 +26,18 @@ async def test_turns_over_grpc_are_counted_by_their_outcome(mesh: Mesh, client: 
     assert "isthmus_turn_ttft_seconds_count 1.0" in lines
 
 
-async def test_a_caller_who_goes_is_counted_as_gone(mesh: Mesh, client: Client) -> None:
-    await client.create("s1")
-    call = client.stub.RunTurn(turn_request("s1", "Never mind."))
-    await anext(aiter(call))
-    call.cancel()
+async def test_a_caller_who_goes_is_counted_as_gone(slow: Settings) -> None:
+    async with (
+        running_mesh(slow) as mesh,
+        connected(mesh.grpc_target) as client,
+        httpx.AsyncClient(base_url=mesh.http_url) as http,
+    ):
+        await client.create("s1")
+        call = client.stub.RunTurn(turn_request("s1", "Never mind."))
+        await anext(aiter(call))
+        call.cancel()
 
-    async def counted() -> bool:
-        async with httpx.AsyncClient(base_url=mesh.http_url) as http:
-            text = (await http.get("/metrics")).text
-        # It may have been done before the cancellation came.
-        return 'isthmus_turns_total{outcome="client_gone"} 1.0' in text or 'outcome="done"} 1.0' in text
+        async def counted() -> bool:
+            return 'isthmus_turns_total{outcome="client_gone"} 1.0' in (await http.get("/metrics")).text
 
-    await eventually(counted, message="the turn is counted")
-    await asyncio.gather(call.code(), return_exceptions=True)
+        await eventually(counted, message="the turn is counted")

@@ -1,4 +1,4 @@
-"""The README's first turns, as a reader would run them."""
+"""The examples in the documents, as a reader would run them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import pytest
 
 from tests.support.mesh import Mesh
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(document: Path, language: str) -> list[str]:
+    """A document's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+
+
+PYTHON = [pytest.param(block, id=document.name) for document in DOCUMENTS for block in blocks(document, "python")]
 
 
 async def ran(*command: str) -> str:
@@ -30,18 +34,19 @@ async def ran(*command: str) -> str:
     return out.decode()
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-async def test_each_python_example_runs(mesh: Mesh, number: int) -> None:
-    example = blocks("python")[number]
+@pytest.mark.parametrize("example", PYTHON)
+async def test_each_python_example_runs(mesh: Mesh, example: str) -> None:
     here = example.replace("http://127.0.0.1:8080", mesh.http_url).replace("127.0.0.1:8081", mesh.grpc_target)
     assert here != example, "the example names an address that this test does not know"
     assert await ran(sys.executable, "-c", here)
 
 
-async def test_the_commands_run(mesh: Mesh, tmp_path: Path) -> None:
+async def test_the_readmes_commands_run(mesh: Mesh, tmp_path: Path) -> None:
     report = tmp_path / "report.txt"
     report.write_text("The isthmus is narrow here.\n" * 100)
-    lines = [line.removeprefix("$ .venv/bin/isthmus ") for line in "".join(blocks("console")).splitlines()]
+    lines = [
+        line.removeprefix("$ .venv/bin/isthmus ") for line in "".join(blocks(DOCUMENTS[0], "console")).splitlines()
+    ]
     commands = [shlex.split(line) for line in lines if line.startswith(("ask", "ingest", "sessions"))]
     assert len(commands) == 3
     for command in commands:
