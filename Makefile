@@ -6,7 +6,7 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 ARGS ?=
 
-.PHONY: help setup run test check lint types protos protos-check bench clean
+.PHONY: help setup run test check lint types protos protos-check bench simulate clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ protos-check: setup ## fail if stubs drifted from their protos, or a contract br
 
 bench: setup ## one more turn on a long session: Isthmus beside its peers (ARGS=…)
 	@benchmarks/run.sh $(ARGS)
+
+simulate: setup ## the turn protocol on simulated machines, by seed (ARGS="--seeds 10000")
+	@$(RUN)python -m tests.simulation $(ARGS)
 
 clean: ## remove what setup made
 	rm -rf .venv .tools .bench

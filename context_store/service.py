@@ -12,18 +12,23 @@ import grpc
 from google.protobuf import empty_pb2
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.context.v1.context_service_pb2_grpc import ContextServiceServicer
-from isthmus.session.v1 import document_pb2, session_pb2, turn_pb2
+from isthmus.session.v1 import deletion_pb2, document_pb2, session_pb2, turn_pb2
 
-from context_store.documents import DocumentService
-from context_store.driving import Committing, Replanning
-from context_store.fragment_service import FragmentService
-from context_store.manifests import Manifests
-from context_store.opening import Opening
-from context_store.session_service import SessionService
-from context_store.store import Store
-from context_store.summary_service import SummaryService
-from context_store.turn_service import TurnService
-from context_store.window_stream import WindowService
+from context_store.session.creating import Creator
+from context_store.session.deletion import Deletions
+from context_store.session.documents import DocumentService
+from context_store.session.exporting import Exporter
+from context_store.session.forks import ForkService
+from context_store.session.fragment_service import FragmentService
+from context_store.session.importing import ImportService
+from context_store.session.session_service import SessionService
+from context_store.store import Store, keys_of
+from context_store.turn.driving import Committing, Replanning
+from context_store.turn.opening import Opening
+from context_store.turn.turn_service import TurnService
+from context_store.window.manifests import Manifests
+from context_store.window.stream import WindowService
+from context_store.window.summary_service import SummaryService
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,10 +36,15 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class ContextService(ContextServiceServicer):
     """A shard's door. Errors are raised as IsthmusError; the server's interceptor gives them their status."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, deletions: Deletions) -> None:
         self._store = store
+        self._deletions = deletions
         self._manifests = Manifests(store.log, store.bodies, store.settings.manifest_bytes_max)
-        self._sessions = SessionService(store)
+        creator = Creator(store, deletions)
+        self._sessions = SessionService(store, creator)
+        self._forks = ForkService(store, creator, deletions)
+        self._exporter = Exporter(store)
+        self._imports = ImportService(store, creator, deletions)
         self._turns = TurnService(store)
         self._fragments = FragmentService(store)
         self._documents = DocumentService(store)
@@ -53,9 +63,29 @@ class ContextService(ContextServiceServicer):
     async def UpdateSession(self, request: api.UpdateSessionRequest, context: Context) -> session_pb2.Session:
         return await self._sessions.update(request)
 
-    async def DeleteSession(self, request: api.DeleteSessionRequest, context: Context) -> empty_pb2.Empty:
-        await self._sessions.delete(request)
-        return empty_pb2.Empty()
+    async def DeleteSession(self, request: api.DeleteSessionRequest, context: Context) -> deletion_pb2.DeletionReceipt:
+        return await self._deletions.delete(keys_of(request.key), request.etag)
+
+    async def ForgetSession(self, request: api.ForgetSessionRequest, context: Context) -> api.ForgetSessionResponse:
+        receipt = deletion_pb2.DeletionReceipt()
+        await self._deletions.forget(keys_of(request.key), receipt)
+        return api.ForgetSessionResponse(erasures=receipt.erasures)
+
+    async def ForkSession(self, request: api.ForkSessionRequest, context: Context) -> session_pb2.Session:
+        fork = await self._forks.fork(request)
+        # Not with the sums of its past, which to read would take as long as the past is.
+        return await self._sessions.made(fork) or session_pb2.Session(name=f"sessions/{fork.session}")
+
+    async def ExportSession(
+        self, request: api.ExportSessionRequest, context: Context
+    ) -> AsyncIterator[api.ExportSessionResponse]:
+        async for response in self._exporter.export(request):
+            yield response
+
+    async def ImportSession(
+        self, request_iterator: AsyncIterator[api.ImportSessionRequest], context: Context
+    ) -> session_pb2.Session:
+        return await self._sessions.shown(await self._imports.load(request_iterator))
 
     async def OpenTurn(self, request: api.OpenTurnRequest, context: Context) -> api.OpenTurnResponse:
         self._store.check_size(request.messages)

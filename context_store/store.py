@@ -12,17 +12,24 @@ from isthmus.context.v1 import context_service_pb2, summary_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import fragment_pb2, message_pb2, turn_pb2
 
-from context_store import page_tokens, turns
-from context_store.bodies import Bodies
-from context_store.events import SegmentEvents
-from context_store.fragments import Draft, Origin, drafts, pack
-from context_store.hot_session import HotSession
-from context_store.keys import Keys
-from context_store.log import Log
-from context_store.sessions import Sessions, Slot
-from context_store.stored import Entry, Meter, Reply
+from context_store.hot.hot_session import HotSession
+from context_store.hot.ownership import Ownership
+from context_store.hot.sessions import Sessions, Slot
+from context_store.log.bodies import Bodies
+from context_store.log.fragments import Draft, Origin, drafts, pack
+from context_store.log.keys import Keys
+from context_store.log.log import Log
+from context_store.log.stored import Entry, Meter, Reply
+from context_store.session import page_tokens
+from context_store.session.quotas import Usage
+from context_store.tiering.spill import Spill
+from context_store.tiering.tiers import Tiers
+from context_store.turn import turns
+from context_store.window.events import SegmentEvents
 from services.config import StoreSettings
 from services.errors import InvalidField, IsthmusError, NotFound, Reason
+from services.rpc import redirects
+from services.valkey import Ack
 
 T = TypeVar("T")
 
@@ -51,23 +58,36 @@ class Store:
     events: SegmentEvents
     settings: StoreSettings
     member_id: str
+    ownership: Ownership
+    tiers: Tiers
+    spill: Spill
+    usage: Usage
 
-    async def write(self, keys: Keys, change: Callable[[Slot, HotSession], Awaitable[T]]) -> T:
+    async def write(
+        self, keys: Keys, change: Callable[[Slot, HotSession], Awaitable[T]], *, at_owner: bool = False
+    ) -> T:
         """Runs `change` on the session's copy, again on a newer one whenever the log has moved on under it.
 
         `change` raises StaleError or LapsedError having written nothing. REVISION_CONFLICT after too many attempts.
+        With `at_owner`, SESSION_MOVED where another shard owns the session, at first or once the log has moved on.
         """
         async with self.sessions.hold(keys) as slot:
+            is_stale = False
             for _ in range(self.settings.revision_retries_count_max):
-                hot = await self.sessions.current(slot)
+                if at_owner:
+                    self._check_owner(slot, is_stale)
+                hot = await (self.sessions.refresh(slot) if is_stale else self.sessions.current(slot))
+                is_stale = False
+                if hot.own.HasField("ttl"):
+                    await self.log.require_alive(keys)
                 try:
                     result = await change(slot, hot)
                 except StaleError:
-                    await self.sessions.refresh(slot)
+                    is_stale = True
                 except LapsedError as lapsed:
                     await self._expire(slot, lapsed.turn)
                 else:
-                    self.events.announce(keys, slot.hot)
+                    self._noted(keys, slot)
                     return result
         raise IsthmusError(
             errors_pb2.ERROR_REASON_REVISION_CONFLICT,
@@ -75,12 +95,34 @@ class Store:
             " call; expected to find it at rest once",
         )
 
-    async def read(self, keys: Keys) -> HotSession:
-        """The session's copy as Valkey has it now. It may change after the answer: use it before the next await."""
+    def _noted(self, keys: Keys, slot: Slot) -> None:
+        self.tiers.touches.note(keys)
+        self.events.announce(keys, slot.hot)
+        if slot.hot:
+            self.usage.note(keys, slot.hot)
+
+    async def read(self, keys: Keys, *, at_owner: bool = False) -> HotSession:
+        """The session's copy as Valkey has it now. It may change after the answer: use it before the next await.
+
+        With `at_owner`, SESSION_MOVED where another shard owns the session.
+        """
         async with self.sessions.hold(keys) as slot:
+            if at_owner:
+                self._check_owner(slot)
             hot = await self.sessions.fresh(slot)
+            if hot.own.HasField("ttl"):
+                await self.log.require_alive(keys)
             self.events.announce(keys, hot)
             return hot
+
+    def _check_owner(self, slot: Slot, is_stale: bool = False) -> None:
+        """Raises SESSION_MOVED, with the copy dropped, where the caller had better ask another shard."""
+        is_open = bool(slot.open_turn) and not is_stale
+        try:
+            self.ownership.check(slot.keys, is_redirected=redirects.is_redirected(), is_open=is_open)
+        except IsthmusError:
+            slot.hot = None
+            raise
 
     async def appended(self, slot: Slot, hot: HotSession, reply: Reply, parts: Sequence[Draft]) -> None:
         """Takes in fragments that a script appended at whatever place was the log's end."""
@@ -89,6 +131,11 @@ class Store:
             hot.version = reply.version
         elif reply.version != hot.version:
             await self.sessions.refresh(slot)
+
+    async def expire_turn(self, keys: Keys, number: int) -> None:
+        """Closes an open turn whose lease has lapsed, if it is still open."""
+        async with self.sessions.hold(keys) as slot:
+            await self._expire(slot, number)
 
     async def _expire(self, slot: Slot, number: int) -> None:
         stored, _, _ = await self.log.turn_state(slot.keys, number)
@@ -176,11 +223,12 @@ def refused(turn: turn_pb2.Turn, reason: Reason) -> IsthmusError:
     )
 
 
-async def with_text(store: Store, keys: Keys, incarnation: bytes, turn: turn_pb2.Turn) -> turn_pb2.Turn:
-    """The turn with its reply from the log."""
+async def with_text(store: Store, hot: HotSession, turn: turn_pb2.Turn) -> turn_pb2.Turn:
+    """The turn with what the copy knows to be left of its reply."""
     if turn.first_output_sequence:
-        sequences = list(range(turn.first_output_sequence, turn.last_output_sequence + 1))
-        parts = await store.bodies.get(keys, incarnation, sequences)
+        history, all_ = hot.history, range(turn.first_output_sequence, turn.last_output_sequence + 1)
+        sequences = [one for one in all_ if one > history.revision or not history.is_erased(one)]
+        parts = await store.bodies.get(Keys(hot.tenant, hot.session), hot.incarnation, sequences)
         turn.output_text = "".join(part.text for part in parts)
     return turn
 
@@ -216,6 +264,11 @@ def require_turn(session: str, number: int, stored: bytes) -> turn_pb2.Turn:
     if not stored:
         raise NotFound(f"sessions/{session}/turns/{number}")
     return turn_pb2.Turn.FromString(stored)
+
+
+def durability(ack: Ack) -> turn_pb2.DurabilityReport:
+    """What an acknowledged write has reached."""
+    return turn_pb2.DurabilityReport(replicas=ack.replicas, on_disk=ack.on_disk, degraded=ack.degraded)
 
 
 def timing(meter: Meter, member_id: str) -> context_service_pb2.StoreTiming:

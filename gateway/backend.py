@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Final
 
+import grpc.aio
 from google.protobuf import field_mask_pb2
 from isthmus.context.v1 import context_service_pb2 as store
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import (
+    deletion_pb2,
     document_pb2,
     fragment_pb2,
     message_pb2,
+    record_pb2,
     session_pb2,
     session_service_pb2,
     turn_pb2,
@@ -22,13 +26,17 @@ from isthmus.session.v1 import (
 from gateway.bounds import check_messages
 from gateway.budget import divide
 from gateway.driven import DrivenTurns
+from gateway.forgetting import Forgetting
 from gateway.identity import messages_digest, new_id
-from gateway.relay import Relay
+from gateway.relay import ImportRelay, Relay
 from gateway.replicas import Replicas
 from gateway.shards import Shards, answered
 from services.config import Settings
-from services.errors import IsthmusError, NotFound
+from services.errors import IsthmusError, NotFound, from_rpc_error
 from services.rpc.deadlines import remaining_s
+
+# What tells one making of a session from another.
+_MARK_BYTES: Final = 8
 
 
 class Backend:
@@ -43,12 +51,14 @@ class Backend:
         shards: Shards,
         replicas: Replicas,
         driven: DrivenTurns,
+        forgetting: Forgetting,
         settings: Settings,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._shards = shards
         self._replicas = replicas
         self._driven = driven
+        self._forgetting = forgetting
         self._settings = settings
         self._random_bytes = random_bytes
 
@@ -57,9 +67,11 @@ class Backend:
     ) -> session_pb2.Session:
         """A new session, of a chosen id if `session_id` is empty; ALREADY_EXISTS if there is one of this id."""
         session_id = session_id or new_id(self._random_bytes, "session")
-        request = store.CreateSessionRequest(tenant=tenant, session_id=session_id, session=session)
+        request = store.CreateSessionRequest(
+            tenant=tenant, session_id=session_id, session=session, create_id=self._random_bytes(_MARK_BYTES)
+        )
         until = self._until()
-        return await self._shards.call_once(lambda stub: stub.CreateSession, tenant, session_id, request, until=until)
+        return await self._shards.call(lambda stub: stub.CreateSession, tenant, session_id, request, until=until)
 
     async def get_session(self, tenant: str, session_id: str) -> session_pb2.Session:
         """The session with its sizes."""
@@ -67,10 +79,12 @@ class Backend:
         return await self._shards.call(lambda stub: stub.GetSession, tenant, session_id, request, until=self._until())
 
     async def list_sessions(
-        self, tenant: str, *, page_size: int = 0, page_token: str = ""
+        self, tenant: str, *, page_size: int = 0, page_token: str = "", filter_text: str = ""
     ) -> session_service_pb2.ListSessionsResponse:
-        """A page of the tenant's sessions by id; a page_size of 0 takes 100."""
-        request = store.ListSessionsRequest(tenant=tenant, page_size=page_size, page_token=page_token)
+        """A page of the tenant's sessions by id, of those that the filter takes; a page_size of 0 takes 100."""
+        request = store.ListSessionsRequest(
+            tenant=tenant, page_size=page_size, page_token=page_token, filter=filter_text
+        )
         page = await self._shards.call(lambda stub: stub.ListSessions, tenant, "", request, until=self._until())
         return session_service_pb2.ListSessionsResponse(sessions=page.sessions, next_page_token=page.next_page_token)
 
@@ -84,11 +98,55 @@ class Backend:
         call = self._shards.call_once if session.etag else self._shards.call
         return await call(lambda stub: stub.UpdateSession, tenant, session_id, request, until=self._until())
 
-    async def delete_session(self, tenant: str, session_id: str, *, etag: str = "") -> None:
-        """Erases the session; ETAG_MISMATCH if an etag is given and stale."""
+    async def delete_session(self, tenant: str, session_id: str, *, etag: str = "") -> deletion_pb2.DeletionReceipt:
+        """Erases the session, with the copies that any member has; ETAG_MISMATCH if an etag is given and stale."""
         request = store.DeleteSessionRequest(key=_key(tenant, session_id), etag=etag)
         until = self._until()
-        await self._shards.call_once(lambda stub: stub.DeleteSession, tenant, session_id, request, until=until)
+        receipt = await self._shards.call_once(
+            lambda stub: stub.DeleteSession, tenant, session_id, request, until=until
+        )
+        await self._forgetting.forget(tenant, receipt)
+        return receipt
+
+    async def fork_session(
+        self, tenant: str, session_id: str, fork_id: str, *, turn: int = 0, session: session_pb2.Session | None = None
+    ) -> session_pb2.Session:
+        """A new session, of a chosen id if `fork_id` is empty, that begins as this one was after a turn."""
+        request = store.ForkSessionRequest(
+            key=_key(tenant, session_id),
+            turn=turn,
+            session_id=fork_id or new_id(self._random_bytes, "session"),
+            session=session,
+            fork_id=self._random_bytes(_MARK_BYTES),
+        )
+        return await self._shards.call(lambda stub: stub.ForkSession, tenant, session_id, request, until=self._until())
+
+    async def export_session(
+        self, tenant: str, session_id: str
+    ) -> AsyncGenerator[session_service_pb2.ExportSessionResponse, None]:
+        """The session's records as they come. A shard that goes away ends the stream: begin anew."""
+        stub = await self._shards.reachable(tenant, session_id, until=self._until())
+        call = stub.ExportSession(store.ExportSessionRequest(key=_key(tenant, session_id)), timeout=remaining_s())
+        try:
+            async for answer in call:
+                yield session_service_pb2.ExportSessionResponse(records=answer.records)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+
+    async def import_session(
+        self, tenant: str, session_id: str, pages: AsyncIterator[Sequence[record_pb2.SessionRecord]]
+    ) -> session_pb2.Session:
+        """Makes a session of an export's records; a shard that goes away ends the stream, and nothing is left."""
+        stub = await self._shards.reachable(tenant, session_id, until=self._until())
+        relay = ImportRelay(_key(tenant, session_id), pages)
+        try:
+            return await answered(stub.ImportSession(relay.requests(), timeout=remaining_s()))
+        except asyncio.CancelledError:
+            if relay.failure is None:
+                raise
+        raise relay.failure
 
     async def append_messages(
         self, tenant: str, session_id: str, messages: Sequence[message_pb2.Message], *, request_id: str = ""

@@ -64,7 +64,7 @@ class Drive:
         try:
             with self._driven.driving(key, self._stop):
                 async with lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._settings.lease_ms):
-                    planned = self._ledger.planned("open", leg, opened.timing)
+                    planned = self._ledger.opened(leg, opened)
                     async with aclosing(self._generated([accepted(opened), *_events(planned)])) as generated:
                         async for event in generated:
                             yield event
@@ -122,7 +122,9 @@ class Drive:
     async def _committed(self) -> tuple[Event, Sequence[turn_pb2.Hop]]:
         receipt = self._ledger.receipt(time.monotonic(), self._manifest.report, current_trace_id())
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt)
-        # The turn as it is stored: every caller of the request gets the same one.
+        if committed.durability.degraded:
+            committed.turn.receipt.durability.CopyFrom(committed.durability)
+        # Else the turn as it is stored: every caller of the request gets the same one.
         return Event(done=Event.Done(turn=committed.turn)), committed_hops(leg, committed.timing)
 
     async def _fail(self, error: Exception) -> None:

@@ -43,6 +43,12 @@ class Ledger:
         self._replica = ""
         self._model = ""
         self._hand_over: turn_pb2.Hop | None = None
+        self._durability: turn_pb2.DurabilityReport | None = None
+
+    def opened(self, leg: Leg, opened: context_service_pb2.OpenTurnResponse) -> Sequence[turn_pb2.Hop]:
+        """The shard has opened the turn; its messages are acknowledged."""
+        self._durability = opened.durability
+        return self.planned("open", leg, opened.timing)
 
     def planned(self, operation: str, leg: Leg, timing: context_service_pb2.StoreTiming) -> Sequence[turn_pb2.Hop]:
         """The shard has opened the turn (`open`) or planned its window anew (`plan`)."""
@@ -98,6 +104,7 @@ class Ledger:
             model=self._model,
             trace_id=trace_id,
             total_ms=_ms(now - self._received_at),
+            durability=self._durability,
         )
 
     def _rate(self) -> float:

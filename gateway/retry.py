@@ -22,6 +22,8 @@ _TRANSIENT: Final = frozenset(
         errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE,
         errors_pb2.ERROR_REASON_NOT_READY,
         errors_pb2.ERROR_REASON_REVISION_CONFLICT,
+        errors_pb2.ERROR_REASON_NOT_REPLICATED,
+        errors_pb2.ERROR_REASON_SESSION_MOVED,
     }
 )
 

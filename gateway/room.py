@@ -10,6 +10,7 @@ from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.backend import Backend
 from gateway.driven import DrivenTurns
+from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
 from gateway.replicas import Replicas
@@ -65,7 +66,8 @@ class GatewayRoom:
         view = View(connection, settings.membership, rooms=(STORE, INFERENCE))
         await view.start()
         self._closing.push_async_callback(view.stop)
-        await self._serve(view, Router(view, channels, settings.membership))
+        forgetting = Forgetting(view, channels, settings.gateway)
+        await self._serve(view, Router(view, channels, settings.membership), forgetting)
         member = Member(self._context.member_id, self.name, self._server.address)
         announcer = Announcer(connection, settings.membership, member, self._context.lifecycle)
         await announcer.start()
@@ -82,12 +84,12 @@ class GatewayRoom:
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
-    async def _serve(self, view: View, router: Router) -> None:
+    async def _serve(self, view: View, router: Router, forgetting: Forgetting) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
         replicas = Replicas(view, router, settings.gateway.model_default)
         driven = DrivenTurns()
-        backend = Backend(shards, replicas, driven, settings)
+        backend = Backend(shards, replicas, driven, forgetting, settings)
         turns = TurnDriver(shards, replicas, driven, settings.gateway)
         self._closing.push_async_callback(turns.ended)
         self._server.add(

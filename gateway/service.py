@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc.aio
 from google.protobuf import empty_pb2
 from isthmus.session.v1 import (
+    deletion_pb2,
     document_pb2,
     fragment_pb2,
+    record_pb2,
     session_pb2,
     session_service_pb2,
     session_service_pb2_grpc,
@@ -48,7 +50,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.ListSessionsRequest, context: Context
     ) -> session_service_pb2.ListSessionsResponse:
         return await self._backend.list_sessions(
-            self._tenant, page_size=request.page_size, page_token=request.page_token
+            self._tenant, page_size=request.page_size, page_token=request.page_token, filter_text=request.filter
         )
 
     async def UpdateSession(
@@ -59,9 +61,31 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 
     async def DeleteSession(
         self, request: session_service_pb2.DeleteSessionRequest, context: Context
-    ) -> empty_pb2.Empty:
-        await self._backend.delete_session(self._tenant, parse_session(request.name), etag=request.etag)
-        return empty_pb2.Empty()
+    ) -> deletion_pb2.DeletionReceipt:
+        return await self._backend.delete_session(self._tenant, parse_session(request.name), etag=request.etag)
+
+    async def ForkSession(
+        self, request: session_service_pb2.ForkSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        return await self._backend.fork_session(
+            self._tenant, parse_session(request.name), request.session_id, turn=request.turn, session=request.session
+        )
+
+    async def ExportSession(
+        self, request: session_service_pb2.ExportSessionRequest, context: Context
+    ) -> AsyncGenerator[session_service_pb2.ExportSessionResponse, None]:
+        async with aclosing(self._backend.export_session(self._tenant, parse_session(request.name))) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def ImportSession(
+        self, requests: AsyncIterator[session_service_pb2.ImportSessionRequest], context: Context
+    ) -> session_pb2.Session:
+        first = await anext(requests, None)
+        if first is None:
+            raise InvalidField("records", "the stream ended before its first message, expected a header")
+        session = first.session_id or parse_session(first.records[0].header.session.name, "records[0].header.session")
+        return await self._backend.import_session(self._tenant, session, _pages(first, requests))
 
     async def RunTurn(
         self, request: session_service_pb2.RunTurnRequest, context: Context
@@ -138,6 +162,15 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.PreviewWindowRequest, context: Context
     ) -> session_service_pb2.PreviewWindowResponse:
         return await self._backend.preview_window(self._tenant, parse_session(request.session, "session"))
+
+
+async def _pages(
+    first: session_service_pb2.ImportSessionRequest,
+    rest: AsyncIterator[session_service_pb2.ImportSessionRequest],
+) -> AsyncIterator[Sequence[record_pb2.SessionRecord]]:
+    yield first.records
+    async for request in rest:
+        yield request.records
 
 
 async def _parts(

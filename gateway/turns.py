@@ -70,8 +70,9 @@ class TurnDriver:
         An async generator: leave it by `async with contextlib.aclosing(turns.run(...)) as events`. Closing it or
         cancelling its task before `done` stops generation and fails the turn, so that the same request_id runs it anew.
         `request.session` is `sessions/{id}`; an empty request_id is replaced by a new one, told in `accepted`.
-        `after_turn` is the number of the turn that must be the session's latest done one (0: none was yet), else
-        NOT_LATEST_TURN. `received_at` is when the request's first byte came in, in seconds of time.monotonic().
+        `after_turn`, or the request's own, is the number of the turn that must be the session's latest done one (0:
+        none was yet), else NOT_LATEST_TURN. `received_at` is when the request's first byte came in, in seconds of
+        time.monotonic().
         The deadline is that of the rpc being served, at most `gateway.turn_deadline_ms` from `received_at` on.
         """
         done = False
@@ -122,6 +123,8 @@ class TurnDriver:
         received_at: float,
     ) -> Errand:
         check_messages(request.messages)
+        if after_turn is None and request.HasField("after_turn"):
+            after_turn = request.after_turn
         until = received_at + self._settings.turn_deadline_ms / 1000
         left = remaining_s()
         if left is not None:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2 as contract
-from isthmus.session.v1 import message_pb2, turn_pb2
+from isthmus.session.v1 import deletion_pb2, message_pb2, turn_pb2
 
 from inference.assembly import Assembled, WindowAssembler, WindowTooLong, reply_digest
 from inference.detokenize import Detokenizer
@@ -81,6 +81,13 @@ class Generator:
                         yield contract.GenerateResponse(delta=delta)
             self._remember(request, output)
             yield contract.GenerateResponse(finished=_finished(output, assembled, queue_ms))
+
+    def forget(self, tenant: str, session: str) -> list[deletion_pb2.DeletionReceipt.Erasure]:
+        """Drops what is held of a session's window."""
+        size = self._cache.forget(tenant, session)
+        if not size:
+            return []
+        return [deletion_pb2.DeletionReceipt.Erasure(place=self._replica, kind="window", count=1, bytes=size)]
 
     async def _run(
         self, request: contract.GenerateRequest, assembled: Assembled, sampling: Sampling, output: _Output

@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 from isthmus.inference.v1 import inference_service_pb2 as contract
 from isthmus.inference.v1 import inference_service_pb2_grpc
-from redis.asyncio import Redis
 
 from inference import embeddings
 from inference.assembly import WindowAssembler
@@ -81,7 +80,7 @@ class InferenceRoom:
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
-    async def _router(self, client: Redis) -> Router:
+    async def _router(self, client: valkey.Client) -> Router:
         settings = self._context.settings
         channels = Channels(settings.rpc, self.name, retryable=[READ_WINDOW])
         self._closing.push_async_callback(channels.aclose)
@@ -109,7 +108,7 @@ class InferenceRoom:
         self._closing.callback(executor.shutdown, wait=False, cancel_futures=True)
         return executor
 
-    async def _announce(self, model: contract.Model, client: Redis) -> None:
+    async def _announce(self, model: contract.Model, client: valkey.Client) -> None:
         labels = {
             "model": model.name,
             "engine": model.engine,
@@ -118,8 +117,11 @@ class InferenceRoom:
             "overhead_tokens": str(model.overhead_tokens),
             "max_output_tokens_default": str(model.max_output_tokens_default),
         }
-        member = Member(self._context.member_id, self.name, self._server.address, labels=labels)
-        announcer = Announcer(client, self._context.settings.membership, member, self._context.lifecycle)
+        membership = self._context.settings.membership
+        member = Member(
+            self._context.member_id, self.name, self._server.address, weight=membership.weight, labels=labels
+        )
+        announcer = Announcer(client, membership, member, self._context.lifecycle)
         await announcer.start()
         self._closing.push_async_callback(announcer.stop)
         _log.info("model loaded", **labels)

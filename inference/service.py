@@ -71,6 +71,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def GetModel(self, request: contract.GetModelRequest, context: Context) -> contract.Model:  # noqa: N802
         return self._model
 
+    async def ForgetSession(  # noqa: N802
+        self, request: contract.ForgetSessionRequest, context: Context
+    ) -> contract.ForgetSessionResponse:
+        return contract.ForgetSessionResponse(erasures=self._generator.forget(request.tenant, request.session))
+
 
 def _no_model(wanted: str, served: str) -> IsthmusError:
     return IsthmusError(

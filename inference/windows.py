@@ -173,6 +173,12 @@ class WindowCache:
             _, (_, size) = self._windows.popitem(last=False)
             self.held_bytes -= size
 
+    def forget(self, tenant: str, session: str) -> int:
+        """Drops the session's window; its bytes, 0 if there was none."""
+        held_bytes = self.held_bytes
+        self.take(tenant, session)
+        return held_bytes - self.held_bytes
+
     def remember_reply(self, tenant: str, session: str, reply: Reply) -> None:
         """Keeps the ids of the reply just generated, if the session's window is still here."""
         if (tenant, session) in self._windows:

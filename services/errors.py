@@ -49,6 +49,8 @@ STATUS: Final[Mapping[Reason, grpc.StatusCode]] = {
     errors_pb2.ERROR_REASON_NOT_READY: grpc.StatusCode.UNAVAILABLE,
     errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors_pb2.ERROR_REASON_NOT_REPLICATED: grpc.StatusCode.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_SESSION_MOVED: grpc.StatusCode.UNAVAILABLE,
     errors_pb2.ERROR_REASON_ENGINE_FAILED: grpc.StatusCode.INTERNAL,
     errors_pb2.ERROR_REASON_MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     errors_pb2.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
@@ -62,6 +64,8 @@ RETRY_AFTER_MS_DEFAULT: Final[Mapping[Reason, int]] = {
     errors_pb2.ERROR_REASON_OVERLOADED: 500,
     errors_pb2.ERROR_REASON_NOT_READY: 500,
     errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE: 500,
+    errors_pb2.ERROR_REASON_NOT_REPLICATED: 200,
+    errors_pb2.ERROR_REASON_SESSION_MOVED: 20,
 }
 
 _HTTP: Final[Mapping[grpc.StatusCode, int]] = {
@@ -89,11 +93,27 @@ _BARE: Final[Mapping[grpc.StatusCode, Reason]] = {
 }
 
 
+_Detail: TypeAlias = (
+    error_details_pb2.ErrorInfo
+    | error_details_pb2.RetryInfo
+    | error_details_pb2.BadRequest
+    | error_details_pb2.QuotaFailure
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """One field that breaks its rule: its dotted path in the request, and what was expected of it."""
 
     field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """A bound that is reached: `sessions/{session}` or `tenants/{tenant}`, and which bound it is."""
+
+    subject: str
     description: str
 
 
@@ -112,6 +132,7 @@ class IsthmusError(Exception):
         metadata: Mapping[str, str] | None = None,
         retry_after_ms: int | None = None,
         fields: Iterable[FieldViolation] = (),
+        quotas: Iterable[QuotaViolation] = (),
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -119,6 +140,7 @@ class IsthmusError(Exception):
         self.metadata: dict[str, str] = dict(metadata or {})
         self.retry_after_ms = RETRY_AFTER_MS_DEFAULT.get(reason) if retry_after_ms is None else retry_after_ms
         self.fields: tuple[FieldViolation, ...] = tuple(fields)
+        self.quotas: tuple[QuotaViolation, ...] = tuple(quotas)
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -167,8 +189,8 @@ def http_status(reason: Reason) -> int:
 
 
 def to_status(error: IsthmusError) -> status_pb2.Status:
-    """The rich status: code and message, with ErrorInfo always, RetryInfo and BadRequest where they apply."""
-    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest] = [
+    """The rich status: code, message and ErrorInfo; RetryInfo, BadRequest and QuotaFailure where they apply."""
+    details: list[_Detail] = [
         error_details_pb2.ErrorInfo(reason=reason_name(error.reason), domain=DOMAIN, metadata=error.metadata)
     ]
     if error.retry_after_ms is not None:
@@ -184,6 +206,12 @@ def to_status(error: IsthmusError) -> status_pb2.Status:
                 ]
             )
         )
+    if error.quotas:
+        violations = [
+            error_details_pb2.QuotaFailure.Violation(subject=each.subject, description=each.description)
+            for each in error.quotas
+        ]
+        details.append(error_details_pb2.QuotaFailure(violations=violations))
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
     for detail in details:
         status.details.add().Pack(detail)
@@ -193,8 +221,9 @@ def to_status(error: IsthmusError) -> status_pb2.Status:
 def from_status(status: status_pb2.Status) -> IsthmusError | None:
     """The error that `to_status` packed, or None if the status is not one of ours."""
     info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+    quota = error_details_pb2.QuotaFailure()
     for detail in status.details:
-        _unpack(detail, info, retry, bad)
+        _unpack(detail, info, retry, bad, quota)
     known = info.domain == DOMAIN and _PREFIX + info.reason in errors_pb2.ErrorReason.keys()  # noqa: SIM118
     if not known:
         return None
@@ -204,6 +233,7 @@ def from_status(status: status_pb2.Status) -> IsthmusError | None:
         metadata=info.metadata,
         retry_after_ms=retry.retry_delay.ToMilliseconds() if retry.HasField("retry_delay") else None,
         fields=[FieldViolation(each.field, each.description) for each in bad.field_violations],
+        quotas=[QuotaViolation(each.subject, each.description) for each in quota.violations],
     )
 
 
@@ -228,10 +258,7 @@ def _parse_details(value: bytes) -> IsthmusError | None:
         return None
 
 
-def _unpack(
-    detail: any_pb2.Any,
-    *targets: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.BadRequest,
-) -> None:
+def _unpack(detail: any_pb2.Any, *targets: _Detail) -> None:
     for target in targets:
         if detail.Is(target.DESCRIPTOR):
             detail.Unpack(target)

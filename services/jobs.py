@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from hashlib import blake2b
 from typing import Final
 
 from docket import Docket
 
-from services.config import Settings
+from services.config import Settings, ValkeySettings
+from services.valkey import address
 
 SUMMARISE_SEGMENT: Final = "summarise_segment"
+_KEY_BYTES: Final = 16
 
 
 async def summarise_segment(tenant: str, session: str, first_sequence: int, last_sequence: int) -> None:
@@ -16,14 +24,21 @@ async def summarise_segment(tenant: str, session: str, first_sequence: int, last
     raise RuntimeError(f"{SUMMARISE_SEGMENT} runs in the compressor; here it is only declared")
 
 
-def docket(settings: Settings) -> Docket:
-    """The mesh's job queue, to be entered with `async with`. Workers register their functions under the names below."""
-    return Docket(name=settings.mesh.name, url=settings.valkey.url)
+@asynccontextmanager
+async def docket(settings: Settings) -> AsyncIterator[Docket]:
+    """The mesh's job queue, open. Workers register their functions under the names below.
+
+    A job that has ended leaves nothing behind in Valkey. Raises redis' errors when Valkey is away.
+    """
+    url = await _seed_url(settings.valkey)
+    async with Docket(name=settings.mesh.name, url=url, execution_ttl=timedelta(0)) as queue:
+        yield queue
 
 
 def segment_key(tenant: str, session: str, first_sequence: int, last_sequence: int) -> str:
-    """What the job does is its key, so that asking twice, or a redelivery, adds nothing."""
-    return f"l1:{tenant}/{session}:{first_sequence}-{last_sequence}"
+    """What the job does is its key, so that asking twice, or a redelivery, adds nothing. It tells no session's name."""
+    what = f"{SUMMARISE_SEGMENT}:{tenant}/{session}:{first_sequence}-{last_sequence}"
+    return blake2b(what.encode(), digest_size=_KEY_BYTES).hexdigest()
 
 
 async def enqueue_segment(queue: Docket, tenant: str, session: str, first_sequence: int, last_sequence: int) -> None:
@@ -32,3 +47,25 @@ async def enqueue_segment(queue: Docket, tenant: str, session: str, first_sequen
         queue.register(summarise_segment)
     add = queue.add(SUMMARISE_SEGMENT, key=segment_key(tenant, session, first_sequence, last_sequence))
     await add(tenant, session, first_sequence, last_sequence)
+
+
+async def cancel_segments(queue: Docket, tenant: str, session: str, segments: Iterable[tuple[int, int]]) -> None:
+    """Takes back what was asked for of a session, each segment by its first and last sequence number.
+
+    A job that waits is gone afterwards, one that runs is told to end; one that nobody asked for is no error. Raises
+    redis' errors when Valkey is away: what is left then ends by itself, for it finds no session.
+    """
+    for first, last in segments:
+        await queue.cancel(segment_key(tenant, session, first, last))
+
+
+async def _seed_url(settings: ValkeySettings) -> str:
+    """The URL with the first of its hosts that can be reached: docket takes one, and finds the others from there."""
+    parsed = address.parse(settings.url)
+    for host, port in parsed.hosts:
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(settings.connect_ms_max / 1000):
+                _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return parsed.seed_url(host, port)
+    return parsed.seed_url(*parsed.hosts[0])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 import uvloop
@@ -104,12 +104,13 @@ RoomFactory = Callable[[RoomContext], Room]
 def run_room(factory: RoomFactory, argv: Sequence[str] | None = None) -> int:
     """The main of a room's process: returns the exit code, 0 after a clean stop.
 
-    Flags are --member, --listen and, for a room with an HTTP edge, --http; settings come from the file that
+    Flags are --member, --listen, --weight and, for a room with an HTTP edge, --http; settings come from the file that
     ISTHMUS_CONFIG names. SIGTERM or SIGINT drains and stops; a second one stops at once.
     """
     arguments = _parse(argv)
     try:
-        settings = load_settings()
+        flags: dict[str, Any] = {} if arguments.weight is None else {"membership": {"weight": arguments.weight}}
+        settings = load_settings(**flags)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
@@ -122,6 +123,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--member", required=True, metavar="ID", help="this process's name in the mesh")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where gRPC is served")
     parser.add_argument("--http", default=None, metavar="HOST:PORT", help="where HTTP is served, for the gateway")
+    parser.add_argument("--weight", type=float, metavar="W", help="its share of the sessions, against 1.0 of others")
     return parser.parse_args(argv)
 
 

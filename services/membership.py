@@ -1,7 +1,7 @@
 """Who is there: members announce themselves in Valkey by heartbeat, everyone else watches.
 
-`isthmus:members:<room>` is a hash of member id -> JSON. Valkey's clock stamps each heartbeat and decides who lives, so
-that no two machines' clocks are compared.
+`isthmus:{members}:<room>` is a hash of member id -> JSON. All rooms share a hash slot: in a cluster, too, the clock of
+one node stamps every heartbeat and decides who lives, so that no two machines' clocks are compared.
 """
 
 from __future__ import annotations
@@ -15,22 +15,37 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.config import MembershipSettings
 from services.lifecycle import Lifecycle, State
-from services.valkey import Script
+from services.valkey import Client, Script, command
 
 ROOMS: Final = ("gateway", "context_store", "inference", "compressor")
 
-_ANNOUNCE: Final = Script(Path(__file__).parent / "scripts" / "announce.lua")
+_SCRIPTS: Final = Path(__file__).parent / "scripts"
+_ANNOUNCE: Final = Script(_SCRIPTS / "announce.lua")
+_MEMBERS: Final = Script(_SCRIPTS / "members.lua")
+# A look at the members that comes so many intervals after the last one has waited for Valkey, as the heartbeats have.
+_LATE_INTERVALS: Final = 2.0
 _log = structlog.get_logger("membership")
 
 
 def members_key(room: str) -> str:
     """The key of a room's members."""
-    return f"isthmus:members:{room}"
+    return f"isthmus:{{members}}:{room}"
+
+
+def advertised(address: str, settings: MembershipSettings) -> str:
+    """Where others reach a server that listens on `address`: at `advertise`, on its port or else on the server's."""
+    if settings.advertise is None:
+        return address
+    host, _, port = settings.advertise.rpartition(":")
+    if port.isdecimal() and (host.endswith("]") or (host and ":" not in host)):
+        return settings.advertise
+    name = settings.advertise
+    is_bare_ipv6 = ":" in name and not name.startswith("[")
+    return f"{f'[{name}]' if is_bare_ipv6 else name}:{address.rpartition(':')[2]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,7 @@ class Announcer:
     While Valkey is away it goes on trying; `stop` takes the member off the list.
     """
 
-    def __init__(self, valkey: Redis, settings: MembershipSettings, member: Member, lifecycle: Lifecycle) -> None:
+    def __init__(self, valkey: Client, settings: MembershipSettings, member: Member, lifecycle: Lifecycle) -> None:
         self._valkey = valkey
         self._settings = settings
         self._member = member
@@ -75,7 +90,7 @@ class Announcer:
         self._task = None
         try:
             async with asyncio.timeout(self._settings.member_ttl_ms / 1000):
-                await self._valkey.hdel(members_key(self._member.room), self._member.id)
+                await command(self._valkey, "HDEL", members_key(self._member.room), self._member.id)
         except (RedisError, TimeoutError) as error:
             _log.warning("member not removed", error=str(error))
 
@@ -99,7 +114,7 @@ class Announcer:
 
     async def _announce(self) -> None:
         payload = {
-            "endpoint": self._member.endpoint,
+            "endpoint": advertised(self._member.endpoint, self._settings),
             "state": self._lifecycle.state.value,
             "weight": self._member.weight,
             "labels": dict(self._member.labels),
@@ -115,16 +130,17 @@ class View:
     """The members of the mesh as last seen, kept up by a task of its own: reading it never waits.
 
     While Valkey is away the last view stands. When Valkey is back, a member that has not announced itself again yet is
-    kept for one `member_ttl_ms`, so that a restart of Valkey empties no ring.
+    kept for one `member_ttl_ms`, so that neither a restart nor a failover of Valkey empties a ring.
     """
 
-    def __init__(self, valkey: Redis, settings: MembershipSettings, rooms: Iterable[str] = ROOMS) -> None:
+    def __init__(self, valkey: Client, settings: MembershipSettings, rooms: Iterable[str] = ROOMS) -> None:
         self._valkey = valkey
         self._settings = settings
         self._members: dict[str, tuple[Member, ...]] = dict.fromkeys(rooms, ())
         self._versions = dict.fromkeys(self._members, 0)
         self._changed = asyncio.Event()
-        self._kept_until: float | None = None
+        self._seen_at: float | None = None
+        self._kept_until = 0.0
         self._away = False
         self._task: asyncio.Task[None] | None = None
 
@@ -171,28 +187,27 @@ class View:
     async def _poll(self) -> None:
         rooms = tuple(self._members)
         try:
-            pipeline = self._valkey.pipeline(transaction=False)
-            pipeline.time()
-            for room in rooms:
-                pipeline.hgetall(members_key(room))
-            (seconds, micros), *hashes = await pipeline.execute()
+            seconds, micros, *hashes = await _MEMBERS(self._valkey, [members_key(room) for room in rooms])
         except RedisError as error:
             if not self._away:
                 _log.warning("members not seen, the last view stands", error=str(error))
             self._away = True
             return
-        now_ms = seconds * 1000 + micros // 1000
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
         keep = self._keeps()
-        for room, entries in zip(rooms, hashes, strict=True):
+        for room, flat in zip(rooms, hashes, strict=True):
+            entries = dict(zip(flat[::2], flat[1::2], strict=True))
             self._see(room, _living(room, entries, now_ms - self._settings.member_ttl_ms), keep)
 
     def _keeps(self) -> bool:
         """Whether Valkey came back less than a member's time to live ago."""
         now = asyncio.get_running_loop().time()
-        if self._away:
-            self._away = False
+        late_s = _LATE_INTERVALS * self._settings.heartbeat_interval_ms / 1000
+        if self._away or (self._seen_at is not None and now - self._seen_at > late_s):
             self._kept_until = now + self._settings.member_ttl_ms / 1000
-        return self._kept_until is not None and now < self._kept_until
+        self._away = False
+        self._seen_at = now
+        return now < self._kept_until
 
     def _see(self, room: str, living: dict[str, Member], keep: bool) -> None:
         if keep:

@@ -10,6 +10,7 @@ from isthmus.errors.v1 import errors_pb2
 
 from services.config import MembershipSettings
 from services.errors import IsthmusError, UpstreamUnavailable
+from services.lifecycle import State
 from services.membership import Member, View
 from services.ring import Ring
 from services.rpc import Channels
@@ -19,25 +20,102 @@ INFERENCE: Final = "inference"
 LABEL_MODEL: Final = "model"
 
 
+class Circle:
+    """A ring and the members on it, as of one version of the view."""
+
+    def __init__(self, members: list[Member], ring: Ring, version: int) -> None:
+        self.members = {member.id: member for member in members}
+        # False where all of them only finish what is open.
+        self.is_ready = all(member.state is State.READY for member in members)
+        self.ring = ring
+        self.version = version
+
+
+class Circles:
+    """The rings of a view, microseconds a call: one is built anew only when its room's members change."""
+
+    def __init__(self, view: View, settings: MembershipSettings) -> None:
+        self._view = view
+        self._settings = settings
+        self._circles: dict[tuple[str, str], Circle] = {}
+
+    def get(self, room: str, model: str = "") -> Circle:
+        """The ring of a room's ready members, or of those that serve a model. Some member is on it.
+
+        Raises UPSTREAM_UNAVAILABLE with RetryInfo while none is ready, MODEL_NOT_FOUND when none of them serves the
+        model.
+        """
+        circle = self._circles.get((room, model))
+        version = self._view.version(room)
+        if circle is None or circle.version != version:
+            members = self._candidates(room, model)
+            circle = self._circles[room, model] = Circle(members, self._ring(members, circle), version)
+        return circle
+
+    def owner(self, tenant: str, session: str) -> Member | None:
+        """The shard that owns the session; None while no shard takes new work."""
+        try:
+            circle = self.get(STORE)
+        except UpstreamUnavailable:
+            return None
+        return circle.members[circle.ring.owner(session_key(tenant, session))] if circle.is_ready else None
+
+    def _ring(self, members: list[Member], before: Circle | None) -> Ring:
+        """The members' ring: the one before where none that is on it has come, gone or changed its weight."""
+        weights = {member.id: member.weight for member in members}
+        if before is not None and before.ring.weights == weights:
+            return before.ring
+        settings = self._settings
+        return Ring(weights, settings.ring_virtual_nodes, settings.ring_slots_count, settings.ring_share_factor)
+
+    def _candidates(self, room: str, model: str) -> list[Member]:
+        members = list(self._view.ready(room))
+        if not members and room == STORE:
+            # Shards that drain refuse what is new by themselves, and finish what is open.
+            members = [member for member in self._view.members(room) if member.state is State.DRAINING]
+        if not members:
+            raise UpstreamUnavailable(f"no member of {room} is ready")
+        serving = [member for member in members if not model or member.labels.get(LABEL_MODEL) == model]
+        if not serving:
+            names = sorted({member.labels.get(LABEL_MODEL, "") for member in members})
+            raise IsthmusError(
+                errors_pb2.ERROR_REASON_MODEL_NOT_FOUND,
+                f"no replica serves {model!r}; expected one of {', '.join(names)}",
+            )
+        return serving
+
+
 class Router:
-    """Sessions to members, microseconds a call: a ring is built anew only when its room's members change."""
+    """Sessions to members and the channels to them; members that did not answer are passed over for a while."""
 
     def __init__(self, view: View, channels: Channels, settings: MembershipSettings) -> None:
         self._view = view
         self._channels = channels
         self._settings = settings
-        self._circles: dict[tuple[str, str], _Circle] = {}
+        self._circles = Circles(view, settings)
         # Members that did not answer, with the heartbeat after which they count as back.
         self._suspects: dict[tuple[str, str], int] = {}
 
     def store(self, tenant: str, session: str) -> tuple[str, grpc.aio.Channel]:
-        """The shard that owns the session: its member id and a channel to it.
+        """The shard that owns the session, or the next on the ring while that one is suspect: its id and a channel.
 
         Raises UPSTREAM_UNAVAILABLE with RetryInfo while no shard is ready.
         """
-        circle = self._circle(STORE)
-        member = circle.members[circle.ring.owner(_key(tenant, session))]
-        return member.id, self._channels.get(member.endpoint, peer=STORE)
+        circle, key = self._circles.get(STORE), session_key(tenant, session)
+        member_id = circle.ring.owner(key)
+        suspects = self._suspects_of(STORE, circle)
+        if member_id in suspects:
+            member_id = next(each for each in circle.ring.preference(key) if each not in suspects)
+        return member_id, self.to_store(circle.members[member_id].endpoint)
+
+    def owns(self, member_id: str, tenant: str, session: str) -> bool:
+        """Whether the ring as it is seen here gives the session to the shard."""
+        owner = self._circles.owner(tenant, session)
+        return owner is not None and owner.id == member_id
+
+    def to_store(self, endpoint: str) -> grpc.aio.Channel:
+        """The channel to a shard's `host:port`, for one that was named by another shard."""
+        return self._channels.get(endpoint, peer=STORE)
 
     def inference(
         self, tenant: str, session: str, load: Mapping[str, int], model: str = ""
@@ -47,8 +125,10 @@ class Router:
         `load` counts the calls that each member id has in flight. An empty model takes any. Raises MODEL_NOT_FOUND
         when replicas are ready but none serves the model, UPSTREAM_UNAVAILABLE with RetryInfo while none is ready.
         """
-        circle = self._circle(INFERENCE, model)
-        member = circle.members[circle.ring.choose(_key(tenant, session), load, self._settings.load_factor)]
+        circle = self._circles.get(INFERENCE, model)
+        suspects = self._suspects_of(INFERENCE, circle)
+        chosen = circle.ring.choose(session_key(tenant, session), load, self._settings.load_factor, suspects)
+        member = circle.members[chosen]
         return member, self._channels.get(member.endpoint, peer=INFERENCE)
 
     def suspect(self, room: str, member_id: str) -> None:
@@ -56,53 +136,23 @@ class Router:
         for member in self._view.members(room):
             if member.id == member_id:
                 self._suspects[room, member_id] = member.heartbeat_ms
-                self._drop(room)
 
-    def _circle(self, room: str, model: str = "") -> _Circle:
+    def _suspects_of(self, room: str, circle: Circle) -> frozenset[str]:
+        """Which members of the circle are suspect; none if all are."""
+        if not self._suspects:
+            return frozenset()
         self._forgive()
-        circle = self._circles.get((room, model))
-        version = self._view.version(room)
-        if circle is None or circle.version != version:
-            ready = self._candidates(room, model)
-            circle = self._circles[room, model] = _Circle(ready, self._settings.ring_virtual_nodes, version)
-        return circle
-
-    def _candidates(self, room: str, model: str) -> list[Member]:
-        ready = self._view.ready(room)
-        if not ready:
-            raise UpstreamUnavailable(f"no member of {room} is ready")
-        serving = [member for member in ready if not model or member.labels.get(LABEL_MODEL) == model]
-        if not serving:
-            names = sorted({member.labels.get(LABEL_MODEL, "") for member in ready})
-            raise IsthmusError(
-                errors_pb2.ERROR_REASON_MODEL_NOT_FOUND,
-                f"no replica serves {model!r}; expected one of {', '.join(names)}",
-            )
-        return [member for member in serving if (room, member.id) not in self._suspects] or serving
+        suspects = frozenset(member_id for member_id in circle.members if (room, member_id) in self._suspects)
+        return suspects if len(suspects) < len(circle.members) else frozenset()
 
     def _forgive(self) -> None:
         """Takes back those suspects that have announced themselves since, or are gone from the view."""
-        if not self._suspects:
-            return
         beats = {(room, m.id): m.heartbeat_ms for room in (STORE, INFERENCE) for m in self._view.members(room)}
         for suspect, heartbeat_ms in tuple(self._suspects.items()):
             if beats.get(suspect) != heartbeat_ms:
                 del self._suspects[suspect]
-                self._drop(suspect[0])
-
-    def _drop(self, room: str) -> None:
-        for key in [key for key in self._circles if key[0] == room]:
-            del self._circles[key]
 
 
-class _Circle:
-    """A ring and the members on it, as of one version of the view."""
-
-    def __init__(self, members: list[Member], virtual_nodes: int, version: int) -> None:
-        self.ring = Ring({member.id: member.weight for member in members}, virtual_nodes)
-        self.members = {member.id: member for member in members}
-        self.version = version
-
-
-def _key(tenant: str, session: str) -> str:
+def session_key(tenant: str, session: str) -> str:
+    """What the rings hash."""
     return f"{tenant}/{session}"

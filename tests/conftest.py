@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import cast
 
 import hypothesis
 import pytest
@@ -13,12 +14,20 @@ from redis.asyncio import Redis
 
 from services.config import Settings, load_settings
 from services.valkey import connect
+from tests.support.leaks import leaks_of
 from tests.support.spans import recorder
+from tests.support.valkey_cluster import ValkeyCluster
 from tests.support.valkey_server import ValkeyServer
 
 # A loaded machine is slow, which is no failure of what is tested.
 hypothesis.settings.register_profile("isthmus", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("isthmus")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the marks of `no_leaks`."""
+    config.addinivalue_line("markers", "foreign_keys(*patterns): keys that the test puts on purpose")
+    config.addinivalue_line("markers", "leaves(why): what is left over belongs to what the test takes away")
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +46,27 @@ def valkey_server(valkey_process: ValkeyServer) -> ValkeyServer:
     return valkey_process
 
 
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test of a mesh that leaves a key or an object which belongs to nothing.
+
+    `@pytest.mark.foreign_keys("pattern", …)` declares keys that a test puts on purpose, `@pytest.mark.leaves("why")` a
+    test that takes away what the rest belonged to.
+    """
+    yield
+    used = [request.node.funcargs.get(name) for name in ("settings", "cluster_settings")]
+    foreign = request.node.get_closest_marker("foreign_keys")
+    if request.node.get_closest_marker("leaves"):
+        return
+    found = [
+        leak
+        for settings in used
+        if settings is not None
+        for leak in leaks_of(settings.valkey.url, settings.mesh.home / "objects", foreign.args if foreign else ())
+    ]
+    assert not found, "\n".join(["left over, and explained by no rule of tests/support/leaks.py:", *found])
+
+
 @pytest.fixture
 def settings(valkey_server: ValkeyServer, tmp_path: Path) -> Settings:
     """Settings on the test's Valkey, with heartbeats fast enough for a test to wait for."""
@@ -47,10 +77,38 @@ def settings(valkey_server: ValkeyServer, tmp_path: Path) -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def valkey_cluster_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """The session's cluster, started by the first test that asks for it."""
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def valkey_cluster(valkey_cluster_processes: ValkeyCluster) -> ValkeyCluster:
+    """The session's cluster, whole and empty; a test may kill, freeze and start its nodes."""
+    valkey_cluster_processes.flush()
+    return valkey_cluster_processes
+
+
+@pytest.fixture
+def cluster_settings(valkey_cluster: ValkeyCluster, tmp_path: Path) -> Settings:
+    """Settings on the test's cluster, with heartbeats fast enough for a test to wait for."""
+    return load_settings(
+        mesh={"home": tmp_path / "home"},
+        valkey={"url": valkey_cluster.url},
+        membership={"heartbeat_interval_ms": 50, "member_ttl_ms": 500},
+    )
+
+
 @pytest_asyncio.fixture
 async def valkey(settings: Settings) -> AsyncIterator[Redis]:
     """A client of the test's Valkey."""
-    client = connect(settings.valkey)
+    client = cast("Redis", connect(settings.valkey))
     yield client
     await client.aclose()
 

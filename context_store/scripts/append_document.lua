@@ -4,16 +4,22 @@
 -- ARGV: version to come, document id, bytes committed before, mark of this batch, bytes committed after, Document
 --   proto, then for each fragment: header, body, size.
 -- Returns {'APPENDED', version, version before, first sequence of the document, last sequence}, the same with 'AGAIN'
--- for a batch that was carried out before, {'OFFSET', bytes committed} or {'MISSING'}. Sequences are 0 while empty.
+-- for a batch that was carried out before, {'OFFSET', bytes committed}, {'COLD'} or {'MISSING'}. Sequences are 0
+-- while empty.
 local meta, log, documents = KEYS[1], KEYS[2], KEYS[3]
-local m = redis.call('HMGET', meta, 'version', 'revision')
+local m = redis.call('HMGET', meta, 'version', 'cold', 'revision')
 if not m[1] then return {'MISSING'} end
+if m[2] then return {'COLD'} end
 local place = ARGV[2] .. ':place'
 local committed, mark, first, last = string.match(redis.call('HGET', documents, place) or '0::0:0',
   '^(%d+):(%w*):(%d+):(%d+)$')
-if mark == ARGV[4] then return {'AGAIN', m[1], m[1], tonumber(first), tonumber(last)} end
+-- What is answered is acknowledged: a write moves the connection on to where WAIT has to wait for.
+if mark == ARGV[4] then
+  redis.call('HSET', meta, 'seen', ARGV[1])
+  return {'AGAIN', m[1], m[1], tonumber(first), tonumber(last)}
+end
 if committed ~= ARGV[3] then return {'OFFSET', tonumber(committed)} end
-local sequence = tonumber(m[2])
+local sequence = tonumber(m[3])
 for i = 7, #ARGV, 3 do
   sequence = sequence + 1
   if first == '0' then first = string.format('%.0f', sequence) end
@@ -22,6 +28,8 @@ for i = 7, #ARGV, 3 do
 end
 redis.call('HSET', documents, ARGV[2], ARGV[6],
   place, ARGV[5] .. ':' .. ARGV[4] .. ':' .. first .. ':' .. last)
-redis.call('HSET', meta, 'revision', string.format('%.0f', sequence))
-redis.call('HSET', meta, 'version', ARGV[1])
-return {'APPENDED', ARGV[1], m[1], tonumber(first), tonumber(last)}
+local now = redis.call('TIME')
+local version = ARGV[1] .. string.format('%06d', redis.call('TIME')[2]) .. string.sub(m[1], 1, 210)
+redis.call('HSET', meta, 'revision', string.format('%.0f', sequence), 'version', version,
+  'touched_ms', string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000)))
+return {'APPENDED', version, m[1], tonumber(first), tonumber(last)}

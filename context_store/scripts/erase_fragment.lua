@@ -2,15 +2,16 @@
 -- KEYS: meta, log, void, counts, summaries, summary bodies.
 -- ARGV: version to come, version expected, sequence, size that the fragment has in its segment, window base or '',
 --   epoch, then the names of the summaries.
--- Returns {'ERASED', version}, {'BUSY', version, ms left}, {'LAPSED', version, turn}, {'STALE'} or {'MISSING'}.
+-- Returns {'ERASED', version}, {'BUSY', version, ms left}, {'LAPSED', version, turn}, {'STALE'}, {'COLD'} or {'MISSING'}.
 local meta = KEYS[1]
-local m = redis.call('HMGET', meta, 'version', 'open_turn', 'lease_until_ms')
+local m = redis.call('HMGET', meta, 'version', 'cold', 'open_turn', 'lease_until_ms')
 if not m[1] then return {'MISSING'} end
-if m[2] ~= '0' then
+if m[2] then return {'COLD'} end
+if m[3] ~= '0' then
   local now = redis.call('TIME')
-  local left = tonumber(m[3]) - (now[1] * 1000 + math.floor(now[2] / 1000))
+  local left = tonumber(m[4]) - (now[1] * 1000 + math.floor(now[2] / 1000))
   if left > 0 then return {'BUSY', m[1], left} end
-  return {'LAPSED', m[1], tonumber(m[2])}
+  return {'LAPSED', m[1], tonumber(m[3])}
 end
 if m[1] ~= ARGV[2] then return {'STALE'} end
 redis.call('XDEL', KEYS[2], ARGV[3] .. '-0')
@@ -21,5 +22,6 @@ for i = 7, #ARGV do
   redis.call('HDEL', KEYS[6], ARGV[i])
 end
 if ARGV[5] ~= '' then redis.call('HSET', meta, 'window', ARGV[5], 'epoch', ARGV[6]) end
-redis.call('HSET', meta, 'version', ARGV[1], 'void_at', ARGV[1], 'summaries_at', ARGV[1])
-return {'ERASED', ARGV[1]}
+local version = ARGV[1] .. string.format('%06d', redis.call('TIME')[2]) .. string.sub(m[1], 1, 210)
+redis.call('HSET', meta, 'version', version, 'void_at', ARGV[1], 'summaries_at', ARGV[1])
+return {'ERASED', version}

@@ -120,12 +120,23 @@ async def _is_erased(edge: Edge, name: ResponseId, turn: turn_pb2.Turn) -> bool:
 async def _echo(edge: Edge, name: ResponseId, session: session_pb2.Session) -> Echo:
     if origin_of(session) is Origin.CONVERSATIONS:
         return Echo(conversation=conversation_id(name.session))
-    previous = None
-    if name.turn > 1:
-        before = await edge.backend.get_turn(edge.tenant, name.session, name.turn - 1)
-        if before.state == turn_pb2.Turn.STATE_DONE:
-            previous = str(ResponseId(name.session, name.turn - 1))
-    return Echo(previous_response_id=previous, metadata=metadata_of(session))
+    return Echo(previous_response_id=await _previous(edge, name, session), metadata=metadata_of(session))
+
+
+async def _previous(edge: Edge, name: ResponseId, session: session_pb2.Session) -> str | None:
+    """The response that this one goes on from: in a branch, the one that the client named."""
+    if name.turn == 1:
+        return None
+    is_shared = bool(session.parent) and name.turn - 1 <= session.parent_turn
+    before = ResponseId(session.parent.removeprefix("sessions/") if is_shared else name.session, name.turn - 1)
+    try:
+        turn = await edge.backend.get_turn(edge.tenant, before.session, before.turn)
+    except IsthmusError as error:
+        # The session that it was in is erased.
+        if error.reason != errors_pb2.ERROR_REASON_NOT_FOUND:
+            raise
+        return None
+    return str(before) if turn.state == turn_pb2.Turn.STATE_DONE else None
 
 
 def _sequences(turn: turn_pb2.Turn) -> list[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from isthmus.session.v1 import message_pb2, session_service_pb2
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import message_pb2, session_pb2, session_service_pb2
 
 from gateway.http import messages
 from gateway.http.edge import Edge
@@ -17,6 +18,7 @@ from gateway.http.sessions import Origin, labels_of, labels_with, metadata_of, o
 from gateway.http.shapes import ConversationRef, CreateResponse
 from gateway.identity import new_id
 from gateway.names import session_name
+from services.errors import IsthmusError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,29 @@ class TurnRequest:
     erases: bool = False
     is_fresh: bool = False
     labels: Mapping[str, str] | None = None
+    # Those of the session that begins where a client goes on from an older response.
+    branch_labels: Mapping[str, str] | None = None
+
+
+async def branched(edge: Edge, request: TurnRequest) -> TurnRequest:
+    """The same turn in a session of its own that begins as the named one was after an older response.
+
+    A retry under its idempotency key finds the one that it has made.
+    """
+    key = request.turn.request_id
+    fork = session_of_key(edge.tenant, f"{request.named} {key}") if key else new_id(os.urandom, "r")
+    own = session_pb2.Session(labels=request.branch_labels or {})
+    try:
+        await edge.backend.fork_session(edge.tenant, request.session, fork, turn=request.after_turn or 0, session=own)
+    except IsthmusError as error:
+        if error.reason != errors_pb2.ERROR_REASON_ALREADY_EXISTS or not key:
+            raise
+    turn = session_service_pb2.RunTurnRequest()
+    turn.CopyFrom(request.turn)
+    turn.session = session_name(fork)
+    # It is no part of the conversation that it came from.
+    echo = replace(request.echo, conversation=None)
+    return replace(request, session=fork, turn=turn, echo=echo, is_fresh=not key, labels=None, branch_labels=None)
 
 
 async def turn_request(edge: Edge, body: CreateResponse, idempotency_key: str) -> TurnRequest:
@@ -93,8 +118,16 @@ async def _after(
         previous=previous,
         conversation=conversation_id(name.session) if in_conversation else None,
     )
-    labels = labels_with(session, metadata) if metadata else None
-    return TurnRequest(name.session, turn, echo, name.turn, "previous_response_id", previous, labels=labels)
+    return TurnRequest(
+        name.session,
+        turn,
+        echo,
+        name.turn,
+        "previous_response_id",
+        previous,
+        labels=labels_with(session, metadata) if metadata else None,
+        branch_labels=labels_of(echo.metadata, Origin.RESPONSES),
+    )
 
 
 def _in_conversation(

@@ -17,7 +17,7 @@ from gateway.http.ids import ResponseId
 from gateway.http.objects import Response, ResponseError
 from gateway.http.render import response
 from gateway.http.sessions import relabel
-from gateway.http.turn_request import TurnRequest
+from gateway.http.turn_request import TurnRequest, branched
 from gateway.names import parse_turn
 from services.errors import FieldViolation, IsthmusError
 
@@ -64,6 +64,24 @@ class TurnRun:
 
     async def _events(self) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
         """The driver's events; the session is as it should be before the last one is told."""
+        try:
+            async with aclosing(self._driven()) as events:
+                async for event in events:
+                    yield event
+        except IsthmusError as error:
+            if not self._is_older(error):
+                raise
+        else:
+            return
+        self._request = await branched(self._edge, self._request)
+        try:
+            async with aclosing(self._driven()) as events:
+                async for event in events:
+                    yield event
+        except IsthmusError as error:
+            raise self._told_by_name(error) from error
+
+    async def _driven(self) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
         request, edge = self._request, self._edge
         try:
             with naming(request.param, request.named):
@@ -76,11 +94,14 @@ class TurnRun:
                         if event.HasField("done") and request.labels is not None:
                             await relabel(edge, request.session, request.labels)
                         yield event
-        except IsthmusError as error:
-            raise self._told_by_name(error) from error
         finally:
             if request.erases or (request.is_fresh and not self._is_accepted):
                 await self._erase()
+
+    def _is_older(self, error: IsthmusError) -> bool:
+        """Whether the client goes on from a response after which others came: that makes a session of its own."""
+        is_older = error.reason == errors_pb2.ERROR_REASON_NOT_LATEST_TURN
+        return is_older and not self._is_accepted and self._request.branch_labels is not None
 
     async def _erase(self) -> None:
         """Nothing else is to be done about a session that stays: its answer is out, and nobody has its id."""
@@ -128,7 +149,6 @@ class TurnRun:
             return error
         return IsthmusError(
             error.reason,
-            f"previous_response_id: {self._request.named} is not the latest response of its session; branching from "
-            "an older one is not available yet; go on from the latest one",
-            fields=[FieldViolation("previous_response_id", "is not the latest response of its session")],
+            f"previous_response_id: {self._request.named} is no response that was completed; expected one that was",
+            fields=[FieldViolation("previous_response_id", "is no response that was completed")],
         )

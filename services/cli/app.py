@@ -23,8 +23,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-sessions_app = typer.Typer(help="List, show and delete sessions; alone it lists.", invoke_without_command=True)
+sessions_app = typer.Typer(
+    help="List, show, fork, export, import and delete sessions; alone it lists.", invoke_without_command=True
+)
 app.add_typer(sessions_app, name="sessions")
+shards_app = typer.Typer(
+    help="List the shards of a running mesh, add or drain one; alone it lists.", invoke_without_command=True
+)
+app.add_typer(shards_app, name="shards")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 HomeOption = Annotated[
@@ -64,6 +70,11 @@ def up(
     ] = None,
     shards: Annotated[int | None, typer.Option(metavar="N", help="Context store processes [2].")] = None,
     replicas: Annotated[int | None, typer.Option(metavar="N", help="Inference processes [1].")] = None,
+    gateways: Annotated[int | None, typer.Option(metavar="N", help="Gateway processes [1].")] = None,
+    valkey: Annotated[
+        str | None,
+        typer.Option(metavar="single|cluster|URL", help="One embedded Valkey, a cluster of six, or your own [single]."),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Show one turn, then stop.")] = False,
     config: ConfigOption = None,
     as_json: Json = False,
@@ -71,7 +82,7 @@ def up(
     """Start the whole mesh on this machine and show one real turn."""
     from services.cli.up import Wishes, up
 
-    up(Wishes(home, http, grpc, engine, shards, replicas, config), once=once, as_json=as_json)
+    up(Wishes(home, http, grpc, engine, shards, replicas, gateways, valkey, config), once=once, as_json=as_json)
 
 
 @app.command()
@@ -137,6 +148,9 @@ def sessions(
 def list_sessions(
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="At most this many.")] = 100,
     after: Annotated[str, typer.Option(metavar="TOKEN", help="Go on from an earlier list's next_page_token.")] = "",
+    filter_text: Annotated[
+        str, typer.Option("--filter", metavar="TEXT", help="""Such as 'labels.team = "red" AND turn_count > 3'.""")
+    ] = "",
     home: HomeOption = None,
     grpc: GrpcOption = None,
     as_json: Json = False,
@@ -144,7 +158,7 @@ def list_sessions(
     """List sessions by id."""
     from services.cli.sessions import list_sessions
 
-    list_sessions(limit, after, _target(grpc, home), as_json=as_json)
+    list_sessions(limit, after, filter_text, _target(grpc, home), as_json=as_json)
 
 
 @sessions_app.command("show")
@@ -167,10 +181,91 @@ def delete_sessions(
     grpc: GrpcOption = None,
     as_json: Json = False,
 ) -> None:
-    """Erase sessions with all they hold. There is no way back."""
+    """Erase sessions with all they hold, and say what was erased where. There is no way back."""
     from services.cli.sessions import delete_sessions
 
     delete_sessions(sessions, _target(grpc, home), as_json=as_json)
+
+
+@sessions_app.command("fork")
+def fork_session(
+    session: Annotated[str, typer.Argument(metavar="ID")],
+    turn: Annotated[int, typer.Option(metavar="N", min=0, help="The last turn to share; 0: all there is.")] = 0,
+    fork: Annotated[str, typer.Option("--as", metavar="NEW", help="The new session; the server chooses one.")] = "",
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Make a session that begins as another one was after a turn. The past is shared, not copied."""
+    from services.cli.transfer import fork_session
+
+    fork_session(session, turn, fork, _target(grpc, home), as_json=as_json)
+
+
+@sessions_app.command("export")
+def export_session(
+    session: Annotated[str, typer.Argument(metavar="ID")],
+    form: Annotated[str, typer.Option("--format", metavar="jsonl|protobuf", help="How records are written.")] = "jsonl",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout if not given.")
+    ] = None,
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write a whole session as records: its log, turns and documents."""
+    from services.cli.records import Format
+    from services.cli.transfer import export_session
+
+    if form not in {each.value for each in Format}:
+        raise typer.BadParameter(f"{form!r}; expected jsonl or protobuf", param_hint="--format")
+    export_session(session, Format(form), output, _target(grpc, home), as_json=as_json)
+
+
+@sessions_app.command("import")
+def import_session(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    session: Annotated[str, typer.Option("--as", metavar="ID", help="The session; the exported one's id.")] = "",
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    as_json: Json = False,
+) -> None:
+    """Make a session of an export's records, in either format."""
+    from services.cli.transfer import import_session
+
+    import_session(file, session, _target(grpc, home), as_json=as_json)
+
+
+@shards_app.callback()
+def shards(context: typer.Context, home: HomeOption = None, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        list_shards(home=home, as_json=as_json)
+
+
+@shards_app.command("list")
+def list_shards(home: HomeOption = None, as_json: Json = False) -> None:
+    """List the shards with their state, share of the sessions and address."""
+    from services.cli.shards import list_shards
+
+    list_shards(home, as_json=as_json)
+
+
+@shards_app.command("add")
+def add_shard(home: HomeOption = None, as_json: Json = False) -> None:
+    """Start one more shard and wait until it is ready."""
+    from services.cli.shards import add_shard
+
+    add_shard(home, as_json=as_json)
+
+
+@shards_app.command("drain")
+def drain_shard(
+    shard: Annotated[str, typer.Argument(metavar="ID")], home: HomeOption = None, as_json: Json = False
+) -> None:
+    """Have a shard finish its open turns and go; its sessions move to the others."""
+    from services.cli.shards import drain_shard
+
+    drain_shard(home, shard, as_json=as_json)
 
 
 @app.command("config")
@@ -179,6 +274,30 @@ def show_config(config: ConfigOption = None, as_json: Json = False) -> None:
     from services.cli.config import show_config
 
     show_config(config, as_json=as_json)
+
+
+@app.command()
+def chaos(
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="N", min=1, max=86_400, help="How long faults go on.")
+    ] = 60,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the faults; random if not given.")] = None,
+    shards: Annotated[int, typer.Option(metavar="N", min=2, max=16, help="Context store processes.")] = 3,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, max=256, help="Clients, with three sessions each.")] = 4,
+    valkey: Annotated[str, typer.Option(metavar="cluster|single", help="Six nodes of Valkey, or one.")] = "cluster",
+    together: Annotated[
+        bool, typer.Option("--together", help="Also kill several nodes of Valkey at once, until they start again.")
+    ] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", metavar="DIR", help="Where the mesh lives; a temporary folder if not given."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Kill processes of a mesh of its own under load. Exit code 1 if an acknowledged turn is not in the log once."""
+    from services.cli.chaos.commands import Wishes, chaos
+
+    return chaos(Wishes(seconds, seed, shards, clients, valkey, together, home), as_json=as_json)
 
 
 @app.command(

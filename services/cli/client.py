@@ -13,6 +13,7 @@ from typing import Final, TypeVar, cast
 import grpc
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import (
+    deletion_pb2,
     document_pb2,
     message_pb2,
     session_pb2,
@@ -97,16 +98,36 @@ class Client:
         request = session_service_pb2.GetSessionRequest(name=session_name(session_id))
         return self._repeat(lambda: self.stub.GetSession(request, timeout=UNARY_S_MAX))
 
-    def sessions(self, page_size: int, page_token: str = "") -> session_service_pb2.ListSessionsResponse:
-        """One page of sessions."""
-        request = session_service_pb2.ListSessionsRequest(page_size=page_size, page_token=page_token)
+    def sessions(
+        self, page_size: int, page_token: str = "", filter_text: str = ""
+    ) -> session_service_pb2.ListSessionsResponse:
+        """One page of the sessions that the filter takes."""
+        request = session_service_pb2.ListSessionsRequest(
+            page_size=page_size, page_token=page_token, filter=filter_text
+        )
         return self._repeat(lambda: self.stub.ListSessions(request, timeout=UNARY_S_MAX))
 
-    def delete_session(self, session_id: str) -> None:
+    def delete_session(self, session_id: str) -> deletion_pb2.DeletionReceipt:
         """Erases the session. Not repeated: the second time it would not be found."""
         request = session_service_pb2.DeleteSessionRequest(name=session_name(session_id))
         with translated():
-            self.stub.DeleteSession(request, timeout=UNARY_S_MAX)
+            return self.stub.DeleteSession(request, timeout=UNARY_S_MAX)
+
+    def fork_session(self, session_id: str, turn: int, fork_id: str) -> session_pb2.Session:
+        """A new session that begins as this one was. Not repeated: the server may have made one by then."""
+        request = session_service_pb2.ForkSessionRequest(name=session_name(session_id), turn=turn, session_id=fork_id)
+        with translated():
+            return self.stub.ForkSession(request, timeout=UNARY_S_MAX)
+
+    def export_session(self, session_id: str) -> Iterator[session_service_pb2.ExportSessionResponse]:
+        """The session's records as they come."""
+        with translated():
+            yield from self.stub.ExportSession(session_service_pb2.ExportSessionRequest(name=session_name(session_id)))
+
+    def import_session(self, requests: Iterator[session_service_pb2.ImportSessionRequest]) -> session_pb2.Session:
+        """Makes a session of records, once: a stream that breaks off leaves nothing."""
+        with translated():
+            return self.stub.ImportSession(requests)
 
     def turns(self, session_id: str, page_size: int, page_token: str = "") -> session_service_pb2.ListTurnsResponse:
         """One page of a session's turns, oldest first, without their text."""

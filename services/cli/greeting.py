@@ -13,8 +13,8 @@ from rich.text import Text
 from services.cli.errors import CliError
 from services.cli.output import console, print_json, receipt_lines, receipt_table, stream, turn_document
 from services.supervisor.logline import LogLine
+from services.supervisor.logmux import OWN_NAME
 from services.supervisor.state import MeshState
-from services.supervisor.supervisor import OWN_NAME
 
 _LOUD: Final = {"warning": "yellow", "error": "red"}
 _COLOURS: Final = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta", "bright_blue")

@@ -1,11 +1,11 @@
-"""`sessions`: what is there, what a session's next window would hold, and erasing."""
+"""`sessions`: what is there, what a session's next window would hold, and erasing with a receipt."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Any, Final
 
-from isthmus.session.v1 import session_pb2, session_service_pb2, turn_pb2
+from isthmus.session.v1 import deletion_pb2, session_pb2, session_service_pb2, turn_pb2
 
 from services.cli.client import Client, session_id
 from services.cli.commands import friendly
@@ -16,12 +16,12 @@ _PAGE_SIZE_MAX: Final = 1_000
 _TURNS_SHOWN_MAX: Final = 10
 
 
-def list_sessions(limit: int, after: str, target: str, *, as_json: bool) -> None:
-    """At most `limit` sessions in ascending order of their ids, from the page token `after` on."""
+def list_sessions(limit: int, after: str, filter_text: str, target: str, *, as_json: bool) -> None:
+    """At most `limit` of the sessions that the filter takes, by id, from the page token `after` on."""
     found: list[session_pb2.Session] = []
     with friendly(target), Client(target) as client:
         while len(found) < limit:
-            page = client.sessions(min(limit - len(found), _PAGE_SIZE_MAX), after)
+            page = client.sessions(min(limit - len(found), _PAGE_SIZE_MAX), after, filter_text)
             found += page.sessions
             after = page.next_page_token
             if not after:
@@ -34,7 +34,8 @@ def list_sessions(limit: int, after: str, target: str, *, as_json: bool) -> None
         updated = each.update_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if each.HasField("update_time") else ""
         table.add_row(session_id(each), f"{each.turn_count:,}", f"{each.revision:,}", updated, each.display_name)
     out = console()
-    out.print(table if found else "no sessions; `isthmus ask` begins one")
+    nothing = "no session that the filter takes" if filter_text else "no sessions; `isthmus ask` begins one"
+    out.print(table if found else nothing)
     if after:
         out.print(f"there are more: --after {after}", style="dim", markup=False)
 
@@ -57,15 +58,29 @@ def show_session(session: str, target: str, *, as_json: bool) -> None:
 
 def delete_sessions(sessions: list[str], target: str, *, as_json: bool) -> None:
     """Erases the sessions one after the other; the first that is not there ends it."""
-    deleted = []
+    deleted, receipts = [], []
     with friendly(target), Client(target) as client:
         for session in sessions:
-            client.delete_session(session)
+            receipt = client.delete_session(session)
             deleted.append(session)
+            receipts.append(plain(receipt))
             if not as_json:
-                console().print(f"deleted {session}", markup=False)
+                _print_receipt(session, receipt)
     if as_json:
-        print_json({"deleted": deleted})
+        print_json({"deleted": deleted, "receipts": receipts})
+
+
+def _print_receipt(session: str, receipt: deletion_pb2.DeletionReceipt) -> None:
+    out = console()
+    out.print(f"deleted {session}", markup=False)
+    table = table_of("where", "what", ">count", ">bytes")
+    for one in receipt.erasures:
+        table.add_row(one.place, one.kind, f"{one.count:,}", f"{one.bytes:,}" if one.bytes else "")
+    out.print(table)
+    for fork in receipt.forks:
+        out.print(f"{fork.removeprefix('sessions/')} has lost the past that it shared with it", markup=False)
+    for member in receipt.unreached:
+        out.print(f"{member} could not be asked: what it holds in memory goes with its next look", markup=False)
 
 
 def _last_turns(client: Client, session: str) -> list[turn_pb2.Turn]:

@@ -15,14 +15,17 @@ from services.cli.greeting import Greeting
 from services.cli.settings import load
 from services.cli.talk import run as run_turn
 from services.cli.target import home_path
-from services.config import Settings, SupervisorSettings
+from services.config import ConfigError, Settings, SupervisorSettings
 from services.errors import IsthmusError
 from services.supervisor import ports
 from services.supervisor.errors import SupervisorError
 from services.supervisor.local import held_home, plan_mesh, run_mesh
+from services.supervisor.plan import ValkeyMode
 from services.supervisor.ports import Address
 from services.supervisor.state import MeshState
 from services.supervisor.supervisor import Supervisor
+from services.supervisor.valkey import mode_of
+from services.valkey.address import parse
 
 SESSION: Final = "hello"
 QUESTION: Final = "What is the capital of France?"
@@ -41,6 +44,8 @@ class Wishes:
     engine: str | None
     shards: int | None
     replicas: int | None
+    gateways: int | None
+    valkey: str | None
     config: Path | None
 
 
@@ -60,13 +65,14 @@ def up(wishes: Wishes, *, once: bool, as_json: bool) -> None:
 
 def effective(wishes: Wishes, *, once: bool) -> Settings:
     """The settings with the flags applied. With `once`, a default address that is taken gives way to a free one."""
-    mesh = _given(home=home_path(wishes.home), shards=wishes.shards, replicas=wishes.replicas)
+    mesh = _given(home=home_path(wishes.home), shards=wishes.shards, replicas=wishes.replicas, gateways=wishes.gateways)
     settings = load(
         wishes.config,
         mesh=mesh,
         inference=_given(engine=wishes.engine),
-        supervisor=_given(http=wishes.http, grpc=wishes.grpc),
+        supervisor=_given(http=wishes.http, grpc=wishes.grpc, valkey=wishes.valkey),
     )
+    _check_valkey(settings.supervisor.valkey)
     addresses = {name: _address(name, getattr(settings.supervisor, name)) for name in ("http", "grpc")}
     if not once:
         return settings
@@ -132,6 +138,14 @@ def _address(name: str, text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise CliError("USAGE", f"--{name} {error}", exit_code=EXIT_USAGE) from None
+
+
+def _check_valkey(choice: str) -> None:
+    try:
+        if mode_of(choice) is ValkeyMode.OWN:
+            parse(choice)
+    except ConfigError as error:
+        raise CliError("USAGE", f"--valkey: expected single, cluster or a URL; {error}", exit_code=EXIT_USAGE) from None
 
 
 def _is_default(name: str, address: Address) -> bool:

@@ -16,14 +16,12 @@ import structlog
 from google.protobuf.message import Message
 from isthmus.errors.v1 import errors_pb2
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
-from redis.exceptions import ConnectionError as ValkeyConnectionError
-from redis.exceptions import OutOfMemoryError
-from redis.exceptions import TimeoutError as ValkeyTimeoutError
 
 from services.errors import DETAILS_KEY, IsthmusError, UpstreamUnavailable, from_rpc_error, to_status
 from services.lifecycle import Lifecycle, State
-from services.rpc import deadlines, validation
+from services.rpc import deadlines, redirects, validation
 from services.telemetry import current_trace_id
+from services.valkey import failover
 
 # Asked for while a process starts or drains, too, and by strangers: neither refused, nor validated, nor traced.
 EXEMPT: Final = ("/grpc.health.", "/grpc.reflection.")
@@ -131,7 +129,7 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _admitted(self, finishing: bool, context: Context) -> Iterator[None]:
-        """Counts the rpc as open and hands its deadline on. Raises NOT_READY or OVERLOADED, each with RetryInfo."""
+        """Counts the rpc as open, hands on what came with it. Raises NOT_READY or OVERLOADED, each with RetryInfo."""
         state = self._lifecycle.state
         if state is not State.READY and not (finishing and state is State.DRAINING):
             raise IsthmusError(errors_pb2.ERROR_REASON_NOT_READY, f"this member is {state.value}; expected a ready one")
@@ -139,6 +137,7 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
             message = f"{self._open} rpcs are open, which is all that this member serves at once"
             raise IsthmusError(errors_pb2.ERROR_REASON_OVERLOADED, message)
         deadlines.enter(context.time_remaining())
+        redirects.enter(context.invocation_metadata())
         self._open += 1
         self._idle.clear()
         try:
@@ -209,13 +208,9 @@ def _expected(error: Exception) -> IsthmusError | None:
         return error
     if isinstance(error, grpc.aio.AioRpcError):
         return from_rpc_error(error)
-    if isinstance(error, ValkeyConnectionError | ValkeyTimeoutError):
-        return UpstreamUnavailable(f"Valkey cannot be reached: {error}")
-    if isinstance(error, OutOfMemoryError):
-        return IsthmusError(errors_pb2.ERROR_REASON_OVERLOADED, f"Valkey is at its memory bound: {error}")
     if isinstance(error, TimeoutError):
         return IsthmusError(errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED, f"timed out: {error}")
-    return None
+    return failover.expected(error)
 
 
 def _behavior(handler: Handler) -> Behavior:

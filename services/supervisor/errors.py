@@ -43,3 +43,21 @@ class StartFailed(SupervisorError):  # noqa: N818
     def __init__(self, name: str, why: str, log_tail: list[str]) -> None:
         tail = "".join(f"\n    {line}" for line in log_tail)
         super().__init__(f"{name} {why}" + (f"; its last lines:{tail}" if tail else "; it logged nothing"))
+
+
+class ValkeyUnusable(SupervisorError):  # noqa: N818
+    """One's own Valkey does not answer, or not to these credentials. `where` is a URL without its password."""
+
+    reason = "VALKEY_UNUSABLE"
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"the Valkey at {where} {why} (--valkey URL)")
+
+
+class UnknownProcess(SupervisorError):  # noqa: N818
+    """A name that no process of the mesh has."""
+
+    reason = "UNKNOWN_PROCESS"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"{name!r}: no such process; expected one of {', '.join(known)}")

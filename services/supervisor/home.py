@@ -32,8 +32,17 @@ class Home:
 
     @property
     def valkey(self) -> Path:
-        """The data: Valkey's append-only files and its configuration."""
+        """The data of a single Valkey: its append-only files and its configuration."""
         return self.path / "valkey"
+
+    def valkey_node(self, number: int) -> Path:
+        """The data of one node of a cluster."""
+        return self.path / "valkey-cluster" / f"node-{number}"
+
+    @property
+    def door(self) -> Path:
+        """The socket on which a running mesh is asked to change; there only while one runs."""
+        return self.path / "control.sock"
 
     @property
     def log(self) -> Path:
@@ -41,7 +50,7 @@ class Home:
 
     def create(self) -> None:
         """Makes the folders that are missing."""
-        for folder in (self.path, self.valkey, self.log.parent):
+        for folder in (self.path, self.log.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 

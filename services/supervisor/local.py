@@ -7,19 +7,21 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from random import SystemRandom
 from typing import Final
 
 from services.config import Settings
 from services.supervisor import leftovers, ports, state, valkey
+from services.supervisor.control import Door
 from services.supervisor.home import Home, HomeLock
 from services.supervisor.logline import LogLine
-from services.supervisor.logmux import Echo, LogMux, RotatingFile
-from services.supervisor.plan import Plan, child_environment, inner_addresses, mesh_plan, rooms, valkey_url
+from services.supervisor.logmux import OWN_NAME, Echo, LogMux, RotatingFile
+from services.supervisor.plan import Plan, RoomPlan, ValkeyPlan, child_environment, inner_addresses, mesh_plan, rooms
 from services.supervisor.ports import Address
+from services.supervisor.shards import Shards
 from services.supervisor.state import MeshState
-from services.supervisor.supervisor import OWN_NAME, Supervisor
+from services.supervisor.supervisor import Supervisor
 
 _LOOPBACK: Final = "127.0.0.1"
 # A terminal that was closed is a reason to stop, unless `nohup` says otherwise.
@@ -51,19 +53,20 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
     """
     limits = settings.supervisor
     names = rooms(settings.mesh.shards, settings.mesh.replicas)
-    free = ports.free_ports(_LOOPBACK, len(names) + 3, limits.port_min, limits.port_max, SystemRandom())
-    http = _chosen("--http", Address.parse(limits.http), free[0])
-    grpc = _chosen("--grpc", Address.parse(limits.grpc), free[1])
-    store = Address(_LOOPBACK, free[2])
-    _write_settings(settings, home, valkey_url(store))
+    valkey_count = valkey.ports_count(valkey.mode_of(limits.valkey))
+    doors_count = 2 * settings.mesh.gateways
+    count = valkey_count + doors_count + len(names)
+    free = ports.free_ports(_LOOPBACK, count, limits.port_min, limits.port_max, SystemRandom())
+    doors, inner = free[valkey_count : valkey_count + doors_count], free[valkey_count + doors_count :]
+    gateways = _gateways(settings, doors)
+    environment = child_environment(os.environ, str(home.settings))
+    store = valkey.prepare(home, settings, _LOOPBACK, free[:valkey_count], environment)
+    _write_settings(settings, home, store)
     return mesh_plan(
-        sys.executable,
-        valkey.prepare(home, store, limits),
-        child_environment(os.environ, str(home.settings)),
-        grpc=grpc,
-        http=http,
-        valkey=store,
-        inner=inner_addresses(names, _LOOPBACK, free[3:]),
+        RoomPlan(sys.executable, environment),
+        store,
+        gateways=gateways,
+        inner=inner_addresses(names, _LOOPBACK, inner),
     )
 
 
@@ -94,7 +97,8 @@ async def run_mesh(supervisor: Supervisor, serve: Serve) -> None:
 
 async def _start_and_serve(supervisor: Supervisor, serve: Serve) -> None:
     await supervisor.start()
-    await serve(supervisor.state)
+    async with Door(supervisor.home, Shards(supervisor), supervisor.settings):
+        await serve(supervisor.state)
 
 
 async def _until(asked: asyncio.Event, work: Awaitable[None]) -> None:
@@ -119,13 +123,22 @@ def _end_leftovers(home: Home, mux: LogMux) -> None:
     home.mesh.unlink(missing_ok=True)
 
 
+def _gateways(settings: Settings, free: Sequence[int]) -> list[tuple[Address, Address]]:
+    """The gateways' gRPC and HTTP addresses: the first one's as the user chose them, the others' beside it."""
+    limits = settings.supervisor
+    http = _chosen("--http", Address.parse(limits.http), free[0])
+    grpc = _chosen("--grpc", Address.parse(limits.grpc), free[1])
+    pairs = zip(free[2::2], free[3::2], strict=True)
+    others = [(Address(grpc.host, first), Address(http.host, second)) for first, second in pairs]
+    return [(grpc, http), *others]
+
+
 def _chosen(option: str, address: Address, free_port: int) -> Address:
     chosen = address if address.port else Address(address.host, free_port)
     ports.check_free(option, chosen)
     return chosen
 
 
-def _write_settings(settings: Settings, home: Home, url: str) -> None:
-    connected = settings.valkey.model_copy(update={"url": url})
+def _write_settings(settings: Settings, home: Home, store: ValkeyPlan) -> None:
     home.settings.touch(mode=0o600)
-    home.settings.write_text(settings.model_copy(update={"valkey": connected}).model_dump_json(indent=2))
+    home.settings.write_text(settings.model_copy(update={"valkey": store.settings}).model_dump_json(indent=2))

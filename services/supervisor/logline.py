@@ -12,7 +12,12 @@ _UNSAID: Final = frozenset({"event", "level", "timestamp", "room", "member", "lo
 _VALKEY: Final = re.compile(r"^\d+:[A-Z] \d\d \w{3} \d{4} [\d:.]+ (?P<mark>[.\-*#]) (?P<text>.*)$")
 _VALKEY_LEVELS: Final = {".": "debug", "-": "debug", "*": "info", "#": "warning"}
 # How Valkey says that nothing is wrong at its highest level.
-_VALKEY_CALM: Final = ("Valkey is now ready to exit", "User requested shutdown", "WARNING Memory overcommit")
+_VALKEY_CALM: Final = (
+    "Valkey is now ready to exit",
+    "User requested shutdown",
+    "WARNING Memory overcommit",
+    "Missing implement of connection type tls",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from typing import Final
 from services.supervisor import logline
 from services.supervisor.logline import LogLine
 
+# Under which name the supervisor itself writes.
+OWN_NAME: Final = "supervisor"
+
 Echo = Callable[[str, LogLine], None]
 _TAIL_COUNT_MAX: Final = 12
 _NAME_WIDTH: Final = 16
@@ -84,6 +87,10 @@ class LogMux:
     def tail(self, name: str) -> list[str]:
         """The last lines of a process, oldest first."""
         return list(self._tails.get(name, ()))
+
+    def forget(self, name: str) -> None:
+        """Drops what is kept of a process that will not come back."""
+        self._tails.pop(name, None)
 
     def close(self) -> None:
         self._file.close()

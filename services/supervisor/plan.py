@@ -8,11 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.config import ValkeySettings
 from services.supervisor.ports import Address
 
 CONFIG_VARIABLE: Final = "ISTHMUS_CONFIG"
 _OWN_PREFIX: Final = "ISTHMUS_"
+GATEWAY: Final = "gateway"
+SHARD: Final = "context_store"
 VALKEY: Final = "valkey"
+
+# What the rooms need is there before them.
+START_VALKEY: Final = 0
+START_ROOMS: Final = 1
+# A turn in progress needs its gateway, then the replica, then the shard, and everything needs Valkey.
+_STOP_STAGE: Final = {GATEWAY: 0, "inference": 1, "compressor": 1, SHARD: 2, VALKEY: 3}
 
 
 class Probe(enum.Enum):
@@ -22,12 +31,21 @@ class Probe(enum.Enum):
     GRPC = "grpc"
 
 
+class ValkeyMode(enum.Enum):
+    """Which Valkey a mesh runs on."""
+
+    SINGLE = "single"
+    CLUSTER = "cluster"
+    # One that others run, given by its URL.
+    OWN = "own"
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process, as data: a supervisor needs to know nothing else about it.
 
     Those of a lower `start_stage` are ready before the next are started; those of a lower `stop_stage` are gone before
-    the next are asked to stop.
+    the next are asked to stop. `http` is a gateway's second address.
     """
 
     name: str
@@ -38,55 +56,93 @@ class ProcessSpec:
     start_stage: int
     stop_stage: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    http: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ValkeyPlan:
+    """The Valkey of a mesh: how the rooms connect to it, its processes in the order of their numbers, and the ports on
+    which a cluster's talk among themselves.
+    """
+
+    mode: ValkeyMode
+    settings: ValkeySettings
+    processes: tuple[ProcessSpec, ...] = ()
+    bus_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPlan:
+    """How a process of any room is started."""
+
+    python: str
+    environment: Mapping[str, str]
+
+    def spec(self, room: str, number: int, address: Address, http: Address | None = None) -> ProcessSpec:
+        """The process of that number; `http` is for a gateway."""
+        name = process_name(room, number)
+        # -P: a folder of the same name in the user's working directory must not stand for the room.
+        argv = (self.python, "-P", "-m", room, "--member", name, "--listen", str(address))
+        edge = ("--http", str(http)) if http is not None else ()
+        stage = _STOP_STAGE[room]
+        return ProcessSpec(
+            name, room, argv + edge, address, Probe.GRPC, START_ROOMS, stage, self.environment, http=http
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All processes of a mesh and the addresses that its users see."""
+    """All processes of a mesh, the addresses that its users see, and how to make one more."""
 
     processes: tuple[ProcessSpec, ...]
     grpc: Address
     http: Address
-    valkey: Address
-
-    @property
-    def valkey_url(self) -> str:
-        return valkey_url(self.valkey)
+    valkey: ValkeyPlan
+    rooms: RoomPlan
 
 
-# A turn in progress needs its gateway, then the replica, then the shard, and everything needs Valkey.
-_STOP_STAGE: Final = {"gateway": 0, "inference": 1, "compressor": 1, "context_store": 2, VALKEY: 3}
+def process_name(room: str, number: int) -> str:
+    """What a process is called in the mesh: `context-store-0`."""
+    return f"{room.replace('_', '-')}-{number}"
+
+
+def valkey_spec(
+    name: str, argv: Sequence[str], address: Address, environment: Mapping[str, str] | None = None
+) -> ProcessSpec:
+    """A process of Valkey."""
+    return ProcessSpec(
+        name, VALKEY, tuple(argv), address, Probe.VALKEY, START_VALKEY, _STOP_STAGE[VALKEY], environment or {}
+    )
+
+
+def shard_spec(plan: Plan, number: int, address: Address) -> ProcessSpec:
+    """One more shard of a mesh that runs."""
+    return plan.rooms.spec(SHARD, number, address)
 
 
 def rooms(shards: int, replicas: int) -> list[str]:
-    """The rooms to start besides the gateway, the one that takes longest to warm first."""
-    return ["inference"] * replicas + ["context_store"] * shards + ["compressor"]
-
-
-def valkey_url(address: Address) -> str:
-    """Where clients of Valkey connect."""
-    return f"redis://{address}/0"
+    """The rooms to start besides the gateways, the one that takes longest to warm first."""
+    return ["inference"] * replicas + [SHARD] * shards + ["compressor"]
 
 
 def mesh_plan(
-    python: str,
-    valkey_argv: Sequence[str],
-    environment: Mapping[str, str],
+    room_plan: RoomPlan,
+    valkey: ValkeyPlan,
     *,
-    grpc: Address,
-    http: Address,
-    valkey: Address,
+    gateways: Sequence[tuple[Address, Address]],
     inner: Mapping[str, Sequence[Address]],
 ) -> Plan:
-    """The plan of a whole mesh. `inner` gives each room but the gateway its addresses, one a process."""
-    store = ProcessSpec(VALKEY, VALKEY, tuple(valkey_argv), valkey, Probe.VALKEY, 0, _STOP_STAGE[VALKEY], environment)
+    """The plan of a whole mesh. `gateways` are pairs of gRPC and HTTP addresses, the first pair the one that users see;
+    `inner` gives each other room its addresses, one a process.
+    """
     specs = [
-        _room(python, room, index, address, environment)
+        room_plan.spec(room, number, address)
         for room, addresses in inner.items()
-        for index, address in enumerate(addresses)
+        for number, address in enumerate(addresses)
     ]
-    gateway = _room(python, "gateway", 0, grpc, environment, "--http", str(http))
-    return Plan((store, *specs, gateway), grpc, http, valkey)
+    doors = [room_plan.spec(GATEWAY, number, grpc, http) for number, (grpc, http) in enumerate(gateways)]
+    grpc, http = gateways[0]
+    return Plan((*valkey.processes, *specs, *doors), grpc, http, valkey, room_plan)
 
 
 def inner_addresses(room_names: Sequence[str], host: str, ports: Sequence[int]) -> dict[str, list[Address]]:
@@ -100,12 +156,3 @@ def child_environment(inherited: Mapping[str, str], settings_path: str) -> dict[
     """What a room sees: its settings come from the file alone, so that all processes have the same ones."""
     kept = {name: value for name, value in inherited.items() if not name.startswith(_OWN_PREFIX)}
     return kept | {CONFIG_VARIABLE: settings_path, "PYTHONUNBUFFERED": "1"}
-
-
-def _room(
-    python: str, room: str, index: int, address: Address, environment: Mapping[str, str], *extra: str
-) -> ProcessSpec:
-    name = f"{room.replace('_', '-')}-{index}"
-    # -P: a folder of the same name in the user's working directory must not stand for the room.
-    argv = (python, "-P", "-m", room, "--member", name, "--listen", str(address), *extra)
-    return ProcessSpec(name, room, argv, address, Probe.GRPC, 1, _STOP_STAGE[room], environment)

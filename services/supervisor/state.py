@@ -18,18 +18,21 @@ class ProcessPhase(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     WAITING = "waiting"
+    # Killed, and kept down until it is released.
+    HELD = "held"
     STOPPING = "stopping"
     STOPPED = "stopped"
 
 
 class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
-    """One process: `started` is its identity (see `identity.started`), empty where it has no pid."""
+    """One process: `started` is its identity (see `identity.started`), empty without a pid; `http` is a gateway's."""
 
     name: str
     room: str
     endpoint: str
     phase: ProcessPhase
     argv: list[str]
+    http: str = ""
     pid: int | None = None
     started: str = ""
     restarts: int = 0
@@ -40,7 +43,7 @@ class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeshState(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole mesh. Endpoints are `HOST:PORT`, `http` and `valkey` are URLs."""
+    """The whole mesh. Endpoints are `HOST:PORT`, `http` and `valkey` are URLs, the latter without its password."""
 
     home: str
     pid: int

@@ -1,4 +1,4 @@
-"""The supervisor's loop: starts a plan's processes in stages, keeps each alive, and stops them in order."""
+"""The supervisor: starts a plan's processes in stages, keeps each alive, lets some come and go, stops all in order."""
 
 from __future__ import annotations
 
@@ -10,63 +10,37 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.config import SupervisorSettings
-from services.supervisor import identity, probe, state
-from services.supervisor.backoff import Backoff, RestartPolicy
-from services.supervisor.disk import keep_synced
-from services.supervisor.errors import StartFailed
+from services.supervisor import identity, state
+from services.supervisor.errors import StartFailed, SupervisorError, UnknownProcess
 from services.supervisor.home import Home
+from services.supervisor.kept import Kept
 from services.supervisor.logline import LogLine
-from services.supervisor.logmux import LogMux
-from services.supervisor.plan import Plan, ProcessSpec
-from services.supervisor.process import Process, describe_exit
+from services.supervisor.logmux import OWN_NAME, LogMux
+from services.supervisor.nodes import take_over
+from services.supervisor.plan import START_ROOMS, START_VALKEY, VALKEY, Plan, ProcessSpec, ValkeyMode
+from services.supervisor.settle import settle
 from services.supervisor.state import MeshState, ProcessPhase, ProcessState
+from services.valkey import redacted
 
-OWN_NAME: Final = "supervisor"
-# What a shell answers for a program that it cannot run.
-_CANNOT_START: Final = 127
 # Every stage has this much, even if those before it used up the whole time.
 _STAGE_S_MIN: Final = 1.0
 # After SIGKILL a process is gone as soon as the kernel gets to it.
 _KILLED_S_MAX: Final = 5.0
 
 
-class Kept:
-    """One process of the plan over all its lives."""
-
-    def __init__(self, spec: ProcessSpec, policy: RestartPolicy) -> None:
-        self.spec = spec
-        self.backoff = Backoff(policy)
-        self.phase = ProcessPhase.STARTING
-        self.process: Process | None = None
-        self.restarts = 0
-        self.deaths_before_ready = 0
-        self.first_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def state(self) -> ProcessState:
-        """As mesh.json has it."""
-        process = self.process
-        return ProcessState(
-            name=self.spec.name,
-            room=self.spec.room,
-            endpoint=str(self.spec.address.reachable),
-            phase=self.phase,
-            argv=list(self.spec.argv),
-            pid=process.pid if process else None,
-            started=process.started if process else "",
-            restarts=self.restarts,
-        )
-
-
 class Supervisor:
-    """Runs a plan. `start`, then `stop` once, also after a failed start; `kill` at any time cuts a stop short."""
+    """Runs a plan. `start`, then `stop` once, also after a failed start; `kill` at any time cuts a stop short.
+
+    Between the two, processes may be added, retired, and held down; all on the event loop that it was started on.
+    """
 
     def __init__(self, plan: Plan, home: Home, settings: SupervisorSettings, mux: LogMux) -> None:
-        self._plan = plan
-        self._home = home
-        self._settings = settings
+        self.plan = plan
+        self.home = home
+        self.settings = settings
         self._mux = mux
-        self._kept: list[Kept] = []
-        self._keepers: list[asyncio.Task[None]] = []
+        self._kept: dict[str, Kept] = {}
+        self._successions: set[asyncio.Task[None]] = set()
         self._phase = ProcessPhase.STARTING
         self._identity = identity.started(os.getpid()) or ""
 
@@ -74,109 +48,129 @@ class Supervisor:
     def state(self) -> MeshState:
         """The mesh as mesh.json has it."""
         return MeshState(
-            home=str(self._home.path),
+            home=str(self.home.path),
             pid=os.getpid(),
             started=self._identity,
-            grpc=str(self._plan.grpc.reachable),
-            http=f"http://{self._plan.http.reachable}",
-            valkey=self._plan.valkey_url,
-            log=str(self._home.log),
+            grpc=str(self.plan.grpc.reachable),
+            http=f"http://{self.plan.http.reachable}",
+            valkey=redacted(self.plan.valkey.settings.url),
+            log=str(self.home.log),
             phase=self._phase,
-            processes=[each.state() for each in self._kept],
+            processes=[each.state() for each in self._kept.values()],
         )
 
+    def process(self, name: str) -> ProcessState:
+        """One process. Raises UnknownProcess."""
+        return self._find(name).state()
+
     async def start(self) -> None:
-        """Returns when every process is ready. Raises StartFailed, naming the one that is not, and why."""
-        limits = self._settings
-        policy = RestartPolicy(limits.restart_delay_ms_min, limits.restart_delay_ms_max, limits.restart_healthy_ms)
-        self._kept = [Kept(spec, policy) for spec in self._plan.processes]
-        deadline = time.monotonic() + limits.start_ms_max / 1_000
-        for stage in sorted({each.spec.start_stage for each in self._kept}):
-            members = [each for each in self._kept if each.spec.start_stage == stage]
-            self._keepers += [asyncio.create_task(self._keep(each), name=each.spec.name) for each in members]
-            await self._until_ready(members, deadline)
-        self._keepers.append(asyncio.create_task(self._keep_synced(), name="disk"))
+        """Returns when every process is ready. Raises SupervisorError, naming what is not, and why."""
+        deadline = time.monotonic() + self.settings.start_ms_max / 1_000
+        for stage in (START_VALKEY, START_ROOMS):
+            members = [self._take(each) for each in self.plan.processes if each.start_stage == stage]
+            await self._begin(members, deadline)
+            if stage == START_VALKEY:
+                await settle(self.plan.valkey, self.settings, max(_STAGE_S_MIN, deadline - time.monotonic()))
+                self._say("info", f"Valkey ({self.plan.valkey.mode.value}) can be used")
         self._enter(ProcessPhase.READY)
+
+    async def add(self, spec: ProcessSpec) -> None:
+        """Starts one more process and keeps it alive; returns when it is ready.
+
+        Raises SupervisorError if the name is taken, StartFailed if it does not become ready; it is gone then.
+        """
+        if spec.name in self._kept:
+            raise SupervisorError(f"{spec.name}: there is a process of this name already; choose another")
+        added = self._take(spec)
+        try:
+            await self._begin([added], time.monotonic() + self.settings.start_ms_max / 1_000)
+        except StartFailed:
+            await self._remove(added)
+            raise
+
+    async def retire(self, name: str) -> None:
+        """Has a process drain (SIGTERM) and waits until it is gone, killed after `drain_ms_max`; it is not restarted.
+
+        Raises UnknownProcess.
+        """
+        retired = self._find(name)
+        self._say("info", f"{name} is told to drain")
+        await self._remove(retired)
+
+    async def hold(self, name: str) -> None:
+        """Kills a process and keeps it down until `release`; returns once it is dead. Raises UnknownProcess."""
+        await self._find(name).hold(_KILLED_S_MAX)
+
+    def release(self, name: str) -> None:
+        """Has a process that was held start again, without waiting until it is ready. Raises UnknownProcess."""
+        self._find(name).release()
 
     async def stop(self) -> None:
         """Stops stage by stage; what is left after `drain_ms_max` is killed. Removes mesh.json."""
         self._enter(ProcessPhase.STOPPING)
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        deadline = time.monotonic() + self._settings.drain_ms_max / 1_000
-        for stage in sorted({each.spec.stop_stage for each in self._kept}):
-            await self._stop_stage([each for each in self._kept if each.spec.stop_stage == stage], deadline)
-        self._home.mesh.unlink(missing_ok=True)
+        members = list(self._kept.values())
+        await asyncio.gather(*(each.leave() for each in members))
+        await asyncio.gather(*self._successions, return_exceptions=True)
+        deadline = self._drained_by()
+        for stage in sorted({each.spec.stop_stage for each in members}):
+            await self._stop_stage([each for each in members if each.spec.stop_stage == stage], deadline)
+        self.home.mesh.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """Kills every process at once. Nothing acknowledged is lost by it: Valkey's log has it."""
-        for each in self._kept:
+        for each in self._kept.values():
             if each.process is not None:
                 each.process.send(signal.SIGKILL)
 
-    async def _until_ready(self, members: Sequence[Kept], deadline: float) -> None:
-        pending = {each.first_ready for each in members}
+    def _take(self, spec: ProcessSpec) -> Kept:
+        kept = self._kept[spec.name] = Kept(spec, self.settings, self._mux, self._write_state, self._died)
+        return kept
+
+    def _find(self, name: str) -> Kept:
+        if name not in self._kept:
+            raise UnknownProcess(name, list(self._kept))
+        return self._kept[name]
+
+    async def _begin(self, members: Sequence[Kept], deadline: float) -> None:
+        """Returns when all are ready. Raises StartFailed, naming the one that is not."""
+        if not members:
+            return
+        for each in members:
+            each.begin()
         done, late = await asyncio.wait(
-            pending, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_EXCEPTION
+            {each.first_ready for each in members},
+            timeout=deadline - time.monotonic(),
+            return_when=asyncio.FIRST_EXCEPTION,
         )
-        for each in done:
-            each.result()
+        for ready in done:
+            ready.result()
         if late:
             name = next(each.spec.name for each in members if each.first_ready in late)
-            why = f"was not ready after {self._settings.start_ms_max} ms (supervisor.start_ms_max)"
+            why = f"was not ready after {self.settings.start_ms_max} ms (supervisor.start_ms_max)"
             raise StartFailed(name, why, self._mux.tail(name))
 
-    async def _keep_synced(self) -> None:
-        try:
-            await keep_synced(self._home.valkey, self._settings.disk_sync_ms)
-        except OSError as error:
-            self._say("error", f"{self._home.valkey} cannot be synced to the disk: {error}")
+    async def _remove(self, kept: Kept) -> None:
+        kept.move(ProcessPhase.STOPPING)
+        await kept.leave()
+        await self._stop_stage([kept], self._drained_by())
+        self._kept.pop(kept.spec.name, None)
+        self._mux.forget(kept.spec.name)
+        self._write_state()
 
-    async def _keep(self, kept: Kept) -> None:
-        while True:
-            code = await self._live(kept)
-            if self._gives_up(kept, code):
-                return
-            uptime_ms = kept.process.uptime_ms if kept.process else 0
-            delay_ms = kept.backoff.next_delay_ms(uptime_ms)
-            self._say("warning", f"{kept.spec.name} {describe_exit(code)}, starts again in {delay_ms} ms")
-            self._move(kept, ProcessPhase.WAITING)
-            await asyncio.sleep(delay_ms / 1_000)
-            kept.restarts += 1
+    def _died(self, name: str) -> None:
+        """A primary's replica takes its place before the primary is back."""
+        if self.plan.valkey.mode is ValkeyMode.CLUSTER and self._kept[name].spec.room == VALKEY:
+            succession = asyncio.create_task(self._succeed(name))
+            self._successions.add(succession)
+            succession.add_done_callback(self._successions.discard)
 
-    async def _live(self, kept: Kept) -> int:
-        """One life, from start to end."""
-        try:
-            kept.process = Process.spawn(kept.spec, self._mux, self._settings.log_line_bytes_max)
-        except OSError as error:
-            self._say("error", f"{kept.spec.name} cannot be started: {error}")
-            return _CANNOT_START
-        self._move(kept, ProcessPhase.STARTING)
-        watching = asyncio.create_task(self._watch_ready(kept))
-        try:
-            return await asyncio.shield(kept.process.exited)
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-
-    async def _watch_ready(self, kept: Kept) -> None:
-        limits = self._settings
-        await probe.until_ready(kept.spec.probe, kept.spec.address, limits.probe_ms_max, limits.probe_interval_ms)
-        assert kept.process is not None
-        self._move(kept, ProcessPhase.READY)
-        self._say("info", f"{kept.spec.name} is ready on {kept.spec.address} after {kept.process.uptime_ms} ms")
-        if not kept.first_ready.done():
-            kept.first_ready.set_result(None)
-
-    def _gives_up(self, kept: Kept, code: int) -> bool:
-        """A process that never was ready and dies again and again cannot be helped by a restart."""
-        kept.deaths_before_ready += 1
-        if kept.first_ready.done() or kept.deaths_before_ready < self._settings.start_deaths_count_max:
-            return False
-        why = f"{describe_exit(code)}, {kept.deaths_before_ready} times, without ever being ready"
-        kept.first_ready.set_exception(StartFailed(kept.spec.name, why, self._mux.tail(kept.spec.name)))
-        return True
+    async def _succeed(self, name: str) -> None:
+        nodes = {each.spec.address: each.spec.name for each in self._kept.values() if each.spec.room == VALKEY}
+        dead = self._kept[name].spec.address
+        others = [each for each in nodes if each != dead]
+        taker = await take_over(dead, others, self.settings.probe_ms_max)
+        if taker is not None:
+            self._say("info", f"{nodes[taker]} takes over from {name}")
 
     async def _stop_stage(self, members: Sequence[Kept], deadline: float) -> None:
         running = [each.process for each in members if each.process is not None and not each.process.exited.done()]
@@ -190,14 +184,10 @@ class Supervisor:
                 process.send(signal.SIGKILL)
         await asyncio.gather(*(process.wait(_KILLED_S_MAX) for process in running))
         for each in members:
-            each.process = None
-            self._move(each, ProcessPhase.STOPPED)
+            each.move(ProcessPhase.STOPPED)
 
-    def _move(self, kept: Kept, phase: ProcessPhase) -> None:
-        if phase is ProcessPhase.WAITING:
-            kept.process = None
-        kept.phase = phase
-        self._write_state()
+    def _drained_by(self) -> float:
+        return time.monotonic() + self.settings.drain_ms_max / 1_000
 
     def _enter(self, phase: ProcessPhase) -> None:
         self._phase = phase
@@ -206,10 +196,10 @@ class Supervisor:
 
     def _write_state(self) -> None:
         try:
-            state.write(self._home.mesh, self.state)
+            state.write(self.home.mesh, self.state)
         except OSError as error:
             # A full disk must not end the one who keeps the others alive.
-            self._say("error", f"{self._home.mesh} cannot be written: {error}")
+            self._say("error", f"{self.home.mesh} cannot be written: {error}")
 
     def _say(self, level: str, text: str) -> None:
         self._mux.say(OWN_NAME, LogLine(level, text))

@@ -60,10 +60,10 @@ def test_a_message_becomes_plain_python() -> None:
     session = session_pb2.Session(name="sessions/x", labels={"b": "2", "a": "1"}, revision=1 << 40)
     session.create_time.FromSeconds(0)
     assert plain(session) | {"labels": {}} == {
-        **dict.fromkeys(("display_name", "etag"), ""),
-        **dict.fromkeys(
-            ("window_tokens_max", "turn_count", "open_turn", "text_bytes", "tokens", "summary_count", "epoch"), 0
-        ),
+        **dict.fromkeys(("display_name", "etag", "parent"), ""),
+        **dict.fromkeys(("window_tokens_max", "turn_count", "open_turn", "text_bytes", "tokens"), 0),
+        **dict.fromkeys(("summary_count", "epoch", "parent_turn"), 0),
+        **dict.fromkeys(("durability", "tier"), "unspecified"),
         "name": "sessions/x",
         "labels": {},
         "revision": 1 << 40,

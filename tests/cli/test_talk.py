@@ -59,7 +59,9 @@ def test_sessions_are_listed_shown_and_deleted(isthmus: Isthmus) -> None:
     people = isthmus("sessions", "show", "short-lived")
     assert "1 turns, no turn is open" in people.out
 
-    assert isthmus("sessions", "delete", "short-lived", "--json").json == {"deleted": ["short-lived"]}
+    deleted = isthmus("sessions", "delete", "short-lived", "--json").json
+    assert deleted["deleted"] == ["short-lived"]
+    assert {"log", "window"} <= {erasure["kind"] for erasure in deleted["receipts"][0]["erasures"]}
     assert "sessions/short-lived" not in _names(isthmus("sessions", "list", "--json").json)
     assert isthmus("sessions", "show", "short-lived", "--json").error["reason"] == "NOT_FOUND"
     assert isthmus("sessions", "delete", "short-lived", "--json").error["reason"] == "NOT_FOUND"

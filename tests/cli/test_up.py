@@ -15,7 +15,7 @@ import pytest
 from services.supervisor import state
 from services.supervisor.home import Home
 from tests.cli.conftest import Isthmus, end, read_document
-from tests.support.processes import until
+from tests.support.processes import ProcessMesh, until
 
 FREE = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 
@@ -42,6 +42,13 @@ def test_status_names_every_process(isthmus: Isthmus, up: Any) -> None:
     assert rooms == ["compressor", "context_store", "context_store", "gateway", "inference", "valkey"]
     assert {each["state"] for each in status["processes"]} == {"ready"}
     assert all(each["pid"] and each["endpoint"] for each in status["processes"])
+
+
+def test_status_says_which_node_is_the_primary(isthmus: Isthmus, up: Any) -> None:
+    by_room = {each["room"]: each for each in isthmus("status", "--json").json["processes"]}
+    assert by_room["valkey"]["role"] == "primary"
+    assert "role" not in by_room["gateway"]
+    assert f"http://{by_room['gateway']['http']}" == up["http"]
 
 
 def test_status_for_people(isthmus: Isthmus, up: Any) -> None:
@@ -95,6 +102,9 @@ def test_a_taken_address_says_which_flag_to_change(alone: Isthmus) -> None:
         (["up", "--engine", "gpt"], "'local' or 'scripted'"),
         (["up", "--http", "8080"], "--http '8080': expected HOST:PORT"),
         (["up", "--shards", "0"], "mesh.shards"),
+        (["up", "--gateways", "0"], "mesh.gateways"),
+        (["up", "--valkey", "several"], "--valkey: expected single, cluster or a URL"),
+        (["up", "--valkey", "redis://me:secret@a:1,b:2"], "redis://me:***@a:1,b:2"),
         (["up", "--config", "/nowhere.toml"], "/nowhere.toml"),
         (["up", "--port", "1"], "--port"),
         (["nothing"], "nothing"),
@@ -140,6 +150,37 @@ def test_a_killed_mesh_goes_on_after_the_next_start(tmp_path: Path) -> None:
     assert not home.mesh.exists()
 
 
+@pytest.mark.timeout(240)
+def test_a_mesh_on_a_cluster_outlives_a_primary_and_a_restart(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    isthmus = Isthmus({"ISTHMUS_HOME": str(home)})
+    mesh = ProcessMesh(home, "--valkey", "cluster", "--gateways", "2")
+    mesh.start()
+    try:
+        assert _turn_number(isthmus, mesh.gateways[0]) == 1
+        processes = isthmus("status", "--json").json["processes"]
+        roles = [each["role"] for each in processes if each["room"] == "valkey"]
+        assert sorted(roles) == ["primary"] * 3 + ["replica"] * 3
+
+        primaries = [each["name"] for each in processes if each.get("role") == "primary"]
+        for victim in primaries:
+            mesh.kill(victim)
+        assert _turn_number(isthmus, mesh.gateways[1]) == 2
+        mesh.recover(primaries[-1])
+
+        mesh.stop()
+        mesh.start()
+        assert _turn_number(isthmus, mesh.gateways[1]) == 3
+    finally:
+        mesh.stop()
+
+
+def test_a_valkey_of_ones_own_that_is_away_is_one_clear_line(alone: Isthmus) -> None:
+    error = alone("up", "--json", "--valkey", "redis://me:secret@127.0.0.1:1", *FREE).error
+    assert error["reason"] == "VALKEY_UNUSABLE"
+    assert "redis://me:***@127.0.0.1:1 cannot be reached" in error["message"]
+
+
 def test_config_says_where_a_value_came_from(tmp_path: Path) -> None:
     file = tmp_path / "mesh.toml"
     file.write_text("[mesh]\nshards = 3\n")
@@ -153,6 +194,14 @@ def test_config_says_where_a_value_came_from(tmp_path: Path) -> None:
     assert document["sources"]["mesh.replicas"] == "ISTHMUS_MESH__REPLICAS"
     assert document["sources"]["mesh.name"] == "default"
     assert "mesh.shards" in isthmus("config").out
+
+
+def test_config_tells_no_password() -> None:
+    url = "rediss+cluster://me:secret@one:1,two:2"
+    isthmus = Isthmus({"ISTHMUS_VALKEY__URL": url, "ISTHMUS_SUPERVISOR__VALKEY": url})
+    for result in (isthmus("config"), isthmus("config", "--json")):
+        assert "secret" not in result.out
+        assert result.out.count("rediss+cluster://me:***@one:1,two:2") == 2
 
 
 def test_config_refuses_a_key_that_nobody_knows(tmp_path: Path) -> None:
@@ -170,6 +219,11 @@ def test_the_version_is_the_distributions(alone: Isthmus) -> None:
 def test_the_command_line_itself_loads_nothing_heavy() -> None:
     script = "import sys, services.cli.app; print({'grpc', 'pydantic', 'redis', 'numpy'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "set()"
+
+
+def _turn_number(isthmus: Isthmus, gateway: str) -> int:
+    number: int = isthmus("ask", "Go on.", "--session", "lasting", "--grpc", gateway, "--json").json["turn"]["number"]
+    return number
 
 
 def _process(isthmus: Isthmus, name: str) -> Any:

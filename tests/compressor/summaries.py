@@ -8,8 +8,8 @@ import zstandard
 from isthmus.context.v1 import summary_pb2
 from redis.asyncio import Redis
 
-from context_store.fragments import estimate_tokens, split
-from context_store.keys import Keys
+from context_store.log.fragments import estimate_tokens, split
+from context_store.log.keys import Keys
 from services.config import StoreSettings
 from tests.support.eventually import eventually
 

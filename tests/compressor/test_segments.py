@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from compressor.extract import METHOD, VERSION
 from compressor.room import CompressorRoom
-from context_store.keys import Keys
+from context_store.log.keys import Keys
 from services import jobs
 from services.config import Settings
 from services.router import STORE

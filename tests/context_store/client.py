@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import grpc
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.context.v1 import summary_pb2, window_pb2
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import document_pb2, fragment_pb2, message_pb2, session_pb2, turn_pb2
+from isthmus.session.v1 import deletion_pb2, document_pb2, fragment_pb2, message_pb2, session_pb2, turn_pb2
 
 if TYPE_CHECKING:
     from isthmus.context.v1.context_service_pb2_grpc import ContextServiceAsyncStub
@@ -66,6 +67,25 @@ class StoreClient:
         own = session_pb2.Session(**fields)
         request = api.CreateSessionRequest(tenant=self.key.tenant, session_id=self.key.session, session=own)
         return await self.stub.CreateSession(request)
+
+    async def fork(self, session: str, turn: int = 0, fork_id: bytes = b"", **fields: Any) -> StoreClient:
+        """A caller about a fork that is made of this session."""
+        request = api.ForkSessionRequest(
+            key=self.key,
+            turn=turn,
+            session_id=session,
+            session=session_pb2.Session(**fields),
+            fork_id=fork_id or secrets.token_bytes(8),
+        )
+        await self.stub.ForkSession(request)
+        return self.about(session)
+
+    async def delete(self) -> deletion_pb2.DeletionReceipt:
+        return await self.stub.DeleteSession(api.DeleteSessionRequest(key=self.key))
+
+    async def texts(self) -> list[str]:
+        """The log's texts, in order."""
+        return [fragment.text for fragment in await self.fragments()]
 
     async def get(self) -> session_pb2.Session:
         return await self.stub.GetSession(api.GetSessionRequest(key=self.key))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from isthmus.session.v1 import fragment_pb2, message_pb2, session_pb2, turn_pb2
 
-from context_store.epoch import Marks
-from context_store.fragments import Origin, drafts
-from context_store.history import History
-from context_store.hot_session import HotSession
-from context_store.log_reads import LogReads
-from context_store.segments import Segments
+from context_store.hot.history import History
+from context_store.hot.hot_session import HotSession
+from context_store.log.fragments import Origin, drafts
+from context_store.log.reads import LogReads
+from context_store.window.epoch import Marks
+from context_store.window.segments import Segments
 from tests.context_store.client import StoreClient
 
 ROOM = 1 << 40
@@ -26,9 +26,9 @@ async def test_a_hot_turn_takes_one_trip_to_open_and_one_to_commit(
     await store.write("d", b"Many words. " * 10_000)
     await store.turn("warm", "hello", reply="hi " * 5_000)
     trips: list[str] = []
-    run, command = LogReads._run, LogReads._command
+    run, command = LogReads._warm, LogReads._command
 
-    async def counted_run(self: LogReads, name: str, *args: Any, **options: Any) -> list[Any]:
+    async def counted_run(self: LogReads, name: str, *args: Any, **options: Any) -> Any:
         trips.append(name)
         return await run(self, name, *args, **options)
 
@@ -36,7 +36,7 @@ async def test_a_hot_turn_takes_one_trip_to_open_and_one_to_commit(
         trips.append(str(parts[0]))
         return await command(self, *parts)
 
-    monkeypatch.setattr(LogReads, "_run", counted_run)
+    monkeypatch.setattr(LogReads, "_warm", counted_run)
     monkeypatch.setattr(LogReads, "_command", counted_command)
     for number in range(3):
         opened = await store.open(f"question {number}", request_id=f"r{number}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isthmus.session.v1 import fragment_pb2, message_pb2
 
-from context_store.fragments import (
+from context_store.log.fragments import (
     CorruptBodyError,
     Origin,
     cut,

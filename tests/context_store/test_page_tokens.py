@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from context_store.page_tokens import PageTokenError, read, write
+from context_store.session.page_tokens import PageTokenError, read, write
 
 words = st.text(max_size=40)
 

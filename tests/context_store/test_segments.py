@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from context_store.fragments import estimate_tokens
-from context_store.history import History
-from context_store.segments import Segments
+from context_store.hot.history import History
+from context_store.log.fragments import estimate_tokens
+from context_store.window.segments import Segments
 from services.digest import EMPTY
 
 TOKENS = 100

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
+import pytest
 import pytest_asyncio
 from docket import Docket
 from isthmus.context.v1 import context_service_pb2 as api
@@ -128,6 +129,7 @@ async def test_a_document_is_announced_while_it_comes(store: StoreClient, queue:
     await eventually(all_asked)
 
 
+@pytest.mark.foreign_keys("elsewhere:*")
 async def test_what_was_missed_is_announced_when_the_session_is_loaded(
     start_shard: StartShard, settings: Settings, queue: Docket
 ) -> None:

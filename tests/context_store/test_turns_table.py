@@ -6,8 +6,8 @@ import pytest
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
 
-from context_store import turns
-from context_store.turns import CANCELLED, DONE, EXPIRED, FAILED, OPEN, Event
+from context_store.turn import turns
+from context_store.turn.turns import CANCELLED, DONE, EXPIRED, FAILED, OPEN, Event
 
 LOST = errors_pb2.ERROR_REASON_LEASE_LOST
 WRONG = errors_pb2.ERROR_REASON_TURN_STATE

@@ -17,7 +17,7 @@ import zstandard
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.session.v1 import document_pb2, fragment_pb2
 
-from context_store.log import Log
+from context_store.log.log import Log
 from services.config import Settings
 from tests.context_store.client import StoreClient, refusal, user
 from tests.context_store.conftest import StartShard
@@ -166,16 +166,16 @@ async def test_a_script_whose_answer_was_lost_takes_effect_once(
     store = await start_shard(on(durable, settings))
     await store.create()
     lost: list[str] = []
-    run = Log._run
+    run = Log._warm
 
-    async def run_and_lose(self: Log, name: str, *args: Any, **options: Any) -> list[Any]:
+    async def run_and_lose(self: Log, name: str, *args: Any, **options: Any) -> Any:
         answer = await run(self, name, *args, **options)
         if name == script and not lost:
             lost.append(name)
             raise redis.exceptions.ConnectionError("the answer was lost")
         return answer
 
-    monkeypatch.setattr(Log, "_run", run_and_lose)
+    monkeypatch.setattr(Log, "_warm", run_and_lose)
     opened = await insistently(lambda: store.open("hello", lease_ms=60_000))
     if script == "close_turn":
         lease = api.TurnLease(turn=1, attempt=1)

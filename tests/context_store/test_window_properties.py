@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from context_store.epoch import Base, Marks, Past, TurnTooLargeError, plan_epoch, rebase_without
-from context_store.fragments import estimate_tokens
-from context_store.history import History, Tally
-from context_store.summaries import SummaryRef, coarsest_cover
-from context_store.window import Window
+from context_store.hot.history import History, Tally
+from context_store.log.fragments import estimate_tokens
+from context_store.window.epoch import Base, Marks, Past, TurnTooLargeError, plan_epoch, rebase_without
+from context_store.window.summaries import SummaryRef, coarsest_cover
+from context_store.window.window import Window
 from services.digest import EMPTY, chain
 
 MARKS = Marks(low_ratio=0.5, summary_share=0.5)

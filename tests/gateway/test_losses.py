@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import grpc.aio
 import pytest
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
 
-from services.config import Settings
+from context_store.log.keys import Keys
+from context_store.room import ContextStoreRoom
+from services.config import MembershipSettings, Settings
 from services.errors import IsthmusError, from_rpc_error
 from services.router import STORE
 from tests.gateway.client import Client, connected, drained, text_of, turn_request
@@ -107,6 +110,78 @@ async def test_the_commit_waits_for_the_only_shard_to_come_back(quick: Settings)
         turn = await running
         assert turn.state == turn_pb2.Turn.STATE_DONE
         assert await client.texts("s1") == ["Will it be kept?", turn.output_text]
+
+
+async def test_a_gateway_that_has_not_seen_a_shard_join_is_sent_on_to_it(quick: Settings) -> None:
+    unseeing = changed(quick, "membership", heartbeat_interval_ms=600_000)
+    async with running_mesh(quick, shards=1, gateways=0) as mesh:
+        gateway = await mesh.add_gateway(0, unseeing)
+        async with connected(gateway.address) as client:
+            for number in range(8):
+                await client.create(f"s{number}")
+                assert (await client.turn(turn_request(f"s{number}", "Here?"))).receipt.shard == f"{STORE}-0"
+            await mesh.add_shard(1)
+            await eventually(lambda: _knows(mesh, f"{STORE}-0", 8), message="the first shard knows of the second")
+            turns = [await client.turn(turn_request(f"s{number}", "And now?")) for number in range(8)]
+            opened = {turn.receipt.shard for turn in turns}
+            assert {len(await client.texts(f"s{number}")) for number in range(8)} == {4}
+        # The gateway commits where its own view says, and that is served, too.
+        assert opened == {f"{STORE}-0"}
+        assert _held(mesh, f"{STORE}-1") > 0
+
+
+def _shard(mesh: Mesh, member_id: str) -> ContextStoreRoom:
+    room = mesh.rooms[member_id]
+    assert isinstance(room, ContextStoreRoom)
+    return room
+
+
+def _held(mesh: Mesh, member_id: str) -> int:
+    """How many sessions a shard has a copy of."""
+    store = _shard(mesh, member_id).store
+    return len(store.sessions) if store else 0
+
+
+def _knows(mesh: Mesh, member_id: str, count: int) -> bool:
+    """Whether a shard sees that some of the sessions `s0`, `s1`, … are another's."""
+    store = _shard(mesh, member_id).store
+    return store is not None and any(store.ownership.is_elsewhere(Keys("local", f"s{each}")) for each in range(count))
+
+
+async def test_turns_go_on_while_shards_join_drain_and_leave(quick: Settings) -> None:
+    """Steady turns of many sessions, with the heartbeats that a mesh has by default."""
+    usual = quick.model_copy(update={"membership": MembershipSettings()})
+    async with running_mesh(usual, shards=2) as mesh, connected(mesh.grpc_target) as client:
+        sessions = [f"s{number}" for number in range(16)]
+        ended = asyncio.Event()
+        done = Counter[str]()
+        served = Counter[str]()
+
+        async def talk(session: str) -> None:
+            await client.create(session)
+            while not ended.is_set():
+                number = done[session] + 1
+                turn = await client.turn(turn_request(session, f"Question {number}?", f"r{number}"))
+                assert (turn.state, turn.number, turn.attempt) == (turn_pb2.Turn.STATE_DONE, number, 1)
+                done[session] = number
+                served[turn.receipt.shard] += 1
+
+        async def served_by(member_id: str) -> None:
+            before = served[member_id]
+            await eventually(lambda: talks.done() or served[member_id] > before + 10, message=f"{member_id} serves")
+
+        talks = asyncio.gather(*map(talk, sessions))
+        for joining, leaving in ((2, 0), (3, 1), (0, 2)):
+            await mesh.add_shard(joining)
+            await served_by(f"{STORE}-{joining}")
+            await mesh.remove(f"{STORE}-{leaving}", drain=True)
+            await served_by(f"{STORE}-{joining}")
+        ended.set()
+        await talks
+        for session in sessions:
+            texts = await client.texts(session)
+            assert texts[::2] == [f"Question {number}?" for number in range(1, done[session] + 1)]
+            assert len(texts) == 2 * done[session]
 
 
 async def test_sessions_are_read_through_the_loss_of_their_shard(mesh: Mesh, client: Client) -> None:

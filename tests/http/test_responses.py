@@ -102,11 +102,41 @@ async def test_responses_go_on_from_the_latest_one(sdk: AsyncOpenAI) -> None:
     assert second.usage.input_tokens > first.usage.input_tokens
     assert (await sdk.responses.retrieve(second.id)).previous_response_id == first.id
 
-    branch = await refusal(sdk.responses.create(model=MODEL, input="three", previous_response_id=first.id))
-    assert told(branch) == (400, "not_latest_turn", "previous_response_id")
-    assert "branching" in branch.message
     third = await sdk.responses.create(model=MODEL, input="three", previous_response_id=second.id, metadata={"b": "2"})
     assert (await sdk.responses.retrieve(third.id)).metadata == {"b": "2"}
+
+
+async def test_a_response_branches_from_an_older_one(sdk: AsyncOpenAI) -> None:
+    first = await sdk.responses.create(model=MODEL, input="one", metadata={"a": "1"})
+    second = await sdk.responses.create(model=MODEL, input="two", previous_response_id=first.id)
+    branch = await sdk.responses.create(
+        model=MODEL, input="another two", previous_response_id=first.id, extra_headers={"Idempotency-Key": "k1"}
+    )
+    assert session_of(branch) != session_of(first)
+    assert (branch.previous_response_id, branch.metadata) == (first.id, {"a": "1"})
+    read = await sdk.responses.retrieve(branch.id)
+    assert (read.previous_response_id, read.output_text) == (first.id, branch.output_text)
+    # The same once more is the same response, and both lines go on.
+    again = await sdk.responses.create(
+        model=MODEL, input="another two", previous_response_id=first.id, extra_headers={"Idempotency-Key": "k1"}
+    )
+    assert again.id == branch.id
+    on = await sdk.responses.create(model=MODEL, input="three", previous_response_id=branch.id)
+    assert session_of(on) == session_of(branch)
+    assert session_of(await sdk.responses.create(model=MODEL, input="3", previous_response_id=second.id)) == session_of(
+        first
+    )
+    items = [item async for item in sdk.responses.input_items.list(branch.id)]
+    assert len(items) == 1
+
+
+async def test_a_branch_leaves_its_conversation(sdk: AsyncOpenAI) -> None:
+    conversation = await sdk.conversations.create(metadata={"kind": "test"})
+    first = await sdk.responses.create(model=MODEL, input="one", conversation=conversation.id)
+    await sdk.responses.create(model=MODEL, input="two", conversation=conversation.id)
+    branch = await sdk.responses.create(model=MODEL, input="another two", previous_response_id=first.id)
+    for shown in (branch, await sdk.responses.retrieve(branch.id)):
+        assert (shown.conversation, shown.metadata, shown.previous_response_id) == (None, {}, first.id)
 
 
 async def test_a_reply_at_its_length_limit_is_incomplete(sdk: AsyncOpenAI) -> None:

@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 
-from services.lifecycle import TRANSITIONS, Lifecycle, State, run_room
+from services.lifecycle import TRANSITIONS, Lifecycle, RoomContext, State, run_room
 from tests.services.rooms import EchoRoom
 
 FLAGS = ("--member", "echo-0", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:8080")
@@ -113,3 +113,18 @@ def test_wrong_settings_end_the_process_before_it_begins(
     monkeypatch.setenv("ISTHMUS_MESH__SHARD", "2")
     assert run_room(EchoRoom, FLAGS) == 2
     assert "mesh.shard: unknown key" in capsys.readouterr().err
+
+
+def test_a_weight_given_as_a_flag_goes_before_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISTHMUS_MEMBERSHIP__WEIGHT", "1.5")
+    monkeypatch.setenv("ISTHMUS_MEMBERSHIP__HEARTBEAT_INTERVAL_MS", "77")
+    seen = []
+
+    def factory(context: RoomContext) -> EchoRoom:
+        seen.append(context.settings.membership)
+        raise LookupError("this is far enough")
+
+    for flags in ([], ["--weight", "2.5"]):
+        with pytest.raises(LookupError, match="far enough"):
+            run_room(factory, [*FLAGS, *flags])
+    assert [(one.weight, one.heartbeat_interval_ms) for one in seen] == [(1.5, 77), (2.5, 77)]

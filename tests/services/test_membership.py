@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from services.config import Settings
 from services.lifecycle import Lifecycle, State
-from services.membership import Announcer, Member, View, members_key
+from services.membership import Announcer, Member, View, advertised, members_key
 from tests.support.eventually import eventually
 from tests.support.valkey_server import ValkeyServer
 
@@ -220,3 +220,28 @@ async def test_a_view_starts_without_valkey_and_sees_it_later(
     valkey_server.start()
     assert [member.id for member in await view.wait_for(ROOM)] == ["store-0"]
     await view.stop()
+
+
+@pytest.mark.parametrize(
+    ("advertise", "endpoint"),
+    [
+        (None, "0.0.0.0:7000"),
+        ("10.1.2.3", "10.1.2.3:7000"),
+        ("store-0.store", "store-0.store:7000"),
+        ("store-0.store:9", "store-0.store:9"),
+        ("fd00::1", "[fd00::1]:7000"),
+        ("[fd00::1]", "[fd00::1]:7000"),
+        ("[fd00::1]:9", "[fd00::1]:9"),
+    ],
+)
+async def test_others_are_told_where_a_member_is_reached(
+    advertise: str | None, endpoint: str, valkey: Redis, settings: Settings, view: View
+) -> None:
+    theirs = settings.membership.model_copy(update={"advertise": advertise})
+    assert advertised("0.0.0.0:7000", theirs) == endpoint
+    lifecycle = Lifecycle()
+    announcer = Announcer(valkey, theirs, Member("store-0", ROOM, "0.0.0.0:7000"), lifecycle)
+    await announcer.start()
+    lifecycle.move(State.READY)
+    assert [member.endpoint for member in await view.wait_for(ROOM)] == [endpoint]
+    await announcer.stop()

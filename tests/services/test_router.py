@@ -105,6 +105,35 @@ async def test_a_suspect_is_left_out_until_its_next_heartbeat(view: KnownView, r
     assert owners(router) == before
 
 
+async def test_a_stand_in_does_not_own_what_it_is_asked_for(view: KnownView, router: Router) -> None:
+    view.show(store(0), store(1))
+    home, _ = router.store("local", "s1")
+    assert router.owns(home, "local", "s1")
+    router.suspect(STORE, home)
+    stand_in, _ = router.store("local", "s1")
+    assert stand_in != home
+    assert router.owns(home, "local", "s1")
+    assert not router.owns(stand_in, "local", "s1")
+
+
+async def test_shards_that_drain_finish_what_is_open_when_no_other_is_there(view: KnownView, router: Router) -> None:
+    view.show(store(0, State.DRAINING))
+    assert router.store("local", "s1")[0] == "store-0"
+    assert not router.owns("store-0", "local", "s1")
+
+
+async def test_a_shard_gets_sessions_by_its_weight(view: KnownView, router: Router) -> None:
+    view.show(store(0), replace(store(1), weight=3.0))
+    owned = Counter(owners(router).values())
+    assert 1.8 < owned["store-1"] / owned["store-0"] < 5
+
+
+async def test_a_suspect_replica_is_passed_over_whatever_the_load(view: KnownView, router: Router) -> None:
+    view.show(replica(0), replica(1))
+    router.suspect(INFERENCE, "replica-0")
+    assert {router.inference("local", session, {"replica-1": 50})[0].id for session in SESSIONS} == {"replica-1"}
+
+
 async def test_when_all_are_suspect_all_are_asked(view: KnownView, router: Router) -> None:
     view.show(store(0), store(1))
     before = owners(router)

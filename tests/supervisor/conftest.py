@@ -21,8 +21,9 @@ STOP_S_MAX = 30
 class SmallMesh:
     """Starts and ends supervisors on one home."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, valkey: str = "single") -> None:
         self.home = Home(path)
+        self._valkey = valkey
         self.supervisor: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -33,7 +34,7 @@ class SmallMesh:
 
     def spawn(self) -> subprocess.Popen[str]:
         """A supervisor on the home, whatever becomes of it."""
-        command = [sys.executable, "-m", "tests.supervisor.small_mesh", str(self.home.path)]
+        command = [sys.executable, "-m", "tests.supervisor.small_mesh", str(self.home.path), self._valkey]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def end(self, number: signal.Signals) -> int:

@@ -1,37 +1,64 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.supervisor.plan import Plan, child_environment, inner_addresses, mesh_plan, rooms
+from services.config import ValkeySettings
+from services.supervisor.plan import (
+    Plan,
+    RoomPlan,
+    ValkeyMode,
+    ValkeyPlan,
+    child_environment,
+    inner_addresses,
+    mesh_plan,
+    rooms,
+    shard_spec,
+    valkey_spec,
+)
 from services.supervisor.ports import Address
 
 GATEWAY_GRPC = Address("0.0.0.0", 8081)
 GATEWAY_HTTP = Address("127.0.0.1", 8080)
 
 
-def plan_of(shards: int, replicas: int) -> Plan:
+def plan_of(shards: int, replicas: int, gateways: int = 1) -> Plan:
     names = rooms(shards, replicas)
     ports = range(20_001, 20_001 + len(names))
+    store = ValkeyPlan(
+        ValkeyMode.SINGLE,
+        ValkeySettings(),
+        (valkey_spec("valkey", ["/bin/valkey", "/home/valkey.conf"], Address("127.0.0.1", 20_000)),),
+    )
+    others = [(Address("0.0.0.0", 30_000 + 2 * n), Address("127.0.0.1", 30_001 + 2 * n)) for n in range(gateways - 1)]
     return mesh_plan(
-        "/bin/python",
-        ["/bin/valkey", "/home/valkey.conf"],
-        {"A": "b"},
-        grpc=GATEWAY_GRPC,
-        http=GATEWAY_HTTP,
-        valkey=Address("127.0.0.1", 20_000),
+        RoomPlan("/bin/python", {"A": "b"}),
+        store,
+        gateways=[(GATEWAY_GRPC, GATEWAY_HTTP), *others],
         inner=inner_addresses(names, "127.0.0.1", ports),
     )
 
 
-@given(st.integers(1, 64), st.integers(1, 64))
-def test_every_process_has_a_name_and_an_address_of_its_own(shards: int, replicas: int) -> None:
-    plan = plan_of(shards, replicas)
-    assert len(plan.processes) == shards + replicas + 3
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 16))
+def test_every_process_has_a_name_and_an_address_of_its_own(shards: int, replicas: int, gateways: int) -> None:
+    plan = plan_of(shards, replicas, gateways)
+    assert len(plan.processes) == shards + replicas + gateways + 2
     assert len({each.name for each in plan.processes}) == len(plan.processes)
     assert len({each.address for each in plan.processes}) == len(plan.processes)
     assert sum(each.room == "context_store" for each in plan.processes) == shards
     assert sum(each.room == "inference" for each in plan.processes) == replicas
+    assert next(each.http for each in plan.processes if each.room == "gateway") == plan.http == GATEWAY_HTTP
+
+
+def test_one_more_shard_is_like_the_others() -> None:
+    plan = plan_of(2, 1)
+    added = shard_spec(plan, 2, Address("127.0.0.1", 29_999))
+    like = next(each for each in plan.processes if each.name == "context-store-1")
+    assert added.name == "context-store-2"
+    assert added.argv[-4:] == ("--member", "context-store-2", "--listen", "127.0.0.1:29999")
+    assert replace(added, name=like.name, argv=like.argv, address=like.address) == like
 
 
 def test_valkey_is_first_to_come_and_last_to_go() -> None:

@@ -118,7 +118,7 @@ async def test_a_second_signal_kills(mesh: SmallMesh) -> None:
 async def test_a_room_that_never_starts_is_named_with_its_last_words(tmp_path: Path) -> None:
     settings = load_settings(mesh={"home": tmp_path})
     with held_home(settings) as (home, mux):
-        supervisor = Supervisor(small_plan(home, ["--fail-with", "3"]), home, settings.supervisor, mux)
+        supervisor = Supervisor(small_plan(home, settings, ["--fail-with", "3"]), home, settings.supervisor, mux)
 
         with pytest.raises(StartFailed) as failed:
             await run_mesh(supervisor, _unreachable)
@@ -138,7 +138,7 @@ async def test_a_process_that_will_not_stop_is_killed_in_time(tmp_path: Path) ->
         os.kill(frozen.pid or 0, signal.SIGSTOP)
 
     with held_home(settings) as (home, mux):
-        await run_mesh(Supervisor(small_plan(home), home, settings.supervisor, mux), freeze)
+        await run_mesh(Supervisor(small_plan(home, settings), home, settings.supervisor, mux), freeze)
 
     assert gone(seen[0].processes)
     assert "tiny-0 did not stop in time and is killed" in Home(tmp_path).log.read_text()

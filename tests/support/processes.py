@@ -19,7 +19,7 @@ from tests.support.ports import free_port
 SUPERVISOR = "supervisor"
 EVERYTHING = "everything"
 
-_START_S_MAX = 60.0
+_START_S_MAX = 90.0
 _STOP_S_MAX = 30.0
 _POLL_S = 0.02
 
@@ -57,6 +57,11 @@ class ProcessMesh:
         assert found is not None, "no mesh.json: the mesh is not up"
         return found
 
+    @property
+    def gateways(self) -> list[str]:
+        """Where the gateways listen for gRPC, the one that keeps its address first."""
+        return [each.endpoint for each in self.state.processes if each.room == "gateway"]
+
     def start(self) -> None:
         """Starts the mesh and waits until all of it is ready."""
         self._up = subprocess.Popen(self._command, env=self._environment, stdout=subprocess.DEVNULL)
@@ -75,7 +80,7 @@ class ProcessMesh:
             self._up = None
 
     def process(self, name: str) -> ProcessState:
-        """A process by its name in mesh.json, such as `gateway-0` or `valkey`."""
+        """A process by its name in mesh.json, such as `gateway-0`, `valkey` or `valkey-3`."""
         return next(each for each in self.state.processes if each.name == name)
 
     def kill(self, victim: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,13 @@ HomeOption = Annotated[
         "--home", metavar="DIR", help="Where the benchmark's own mesh lives; a temporary folder if not given."
     ),
 ]
+
+
+class ValkeyChoice(Enum):
+    """The embedded Valkeys."""
+
+    SINGLE = "single"
+    CLUSTER = "cluster"
 
 
 @app.command()
@@ -47,7 +55,7 @@ def turn(
     from services.cli.bench.commands import Targets, bench_turn
     from services.cli.bench.turns import TurnPlan
 
-    plan = TurnPlan(_tokens(histories), turns, seed)
+    plan = TurnPlan(_numbers(histories, "--histories"), turns, seed)
     bench_turn(plan, Targets(home, grpc, peers, peer_turns), as_json=as_json)
 
 
@@ -65,12 +73,89 @@ def ingest(
     bench_ingest(file, home, as_json=as_json)
 
 
-def _tokens(histories: str) -> list[int]:
-    parts = [part.strip() for part in histories.split(",")]
+@app.command()
+def store(
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=100, max=10_000_000, help="Tokens behind the longest session.")
+    ] = 2_000_000,
+    valkey: Annotated[
+        str, typer.Option(metavar="single|cluster|URL", help="The Valkey of the benchmark's mesh, or your own.")
+    ] = "single",
+    turn_bytes: Annotated[int, typer.Option(metavar="N", min=1, max=8_192, help="Text of one append.")] = 2_048,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Rounds at each level of appends.")] = 9,
+    appends: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="Appends in one round.")] = 640,
+    turns: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Turns opened on each session.")] = 100,
+    reads: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Reads of the warm window.")] = 15,
+    lengths: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Turns of a session that grows, here and at the peers.")
+    ] = "10,100,400",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the texts.")] = 1,
+    home: HomeOption = None,
+    peers: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also measure LangGraph's checkpointer and agent-memory-server; by default if they are there."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What the context store costs beside Valkey itself: appends, windows, loads, memory.
+
+    JSON: `append_ratio_to_valkey` is the lowest of the three `append_levels` (1, 16 and 64 in flight), appends a second
+    through the store over those of a raw pipeline with the same bytes and the same durability on the same Valkey;
+    `append_grpc_per_s` and `append_ratio_to_valkey_grpc` are the same over gRPC. `window_read_mb_per_s` is UTF-8 of
+    the longest window over gRPC from a shard that read it before, `window_read_copied_mb_per_s` from one that has the
+    session's copy but no texts, `window_read_cold_mb_per_s` from one that has neither. `open_to_manifest_ms` (p50),
+    `cold_load_ms`, `freeze_ms` and `memory_per_session_bytes` (`cold` and `warm` in Valkey, `hot` in the shard) are by
+    tokens; `open_to_manifest_ratio_2m_to_2k` is the longest over the shortest. `turns` are ms,
+    bytes written and bytes kept of a turn as a session grows, and `peers` the same by name, or why one was `skipped`.
+    """
+    from services.cli.bench.commands import bench_store
+    from services.cli.bench.storage import StorePlan
+
+    plan = StorePlan(tokens, turn_bytes, rounds, appends, turns, reads, _numbers(lengths, "--lengths"), seed)
+    bench_store(plan, home, valkey, with_peers=peers, as_json=as_json)
+
+
+@app.command()
+def sessions(
+    count: Annotated[
+        int, typer.Option("--sessions", metavar="N", min=2, max=1_000_000, help="Sessions, the live ones included.")
+    ] = 100_000,
+    live: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.0, max=0.5, help="Share of them that speaks all the time.")
+    ] = 0.01,
+    text_bytes: Annotated[
+        int, typer.Option("--bytes", metavar="N", min=64, max=65_536, help="Text that each begins with.")
+    ] = 2_048,
+    valkey: Annotated[
+        ValkeyChoice, typer.Option(metavar="single|cluster", help="The Valkey of the benchmark's mesh.")
+    ] = ValkeyChoice.SINGLE,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the texts and of who is asked.")] = 1,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Very many sessions of which a few are live: memory beside its budgets, and whether any one answers.
+
+    All come in over gRPC by the gateway. The janitor makes objects of those that are idle while others are still made
+    and the live ones speak. JSON: `created_per_s`; `frozen_per_s` from the first object to the last and
+    `frozen_alone_per_s` from when nothing was made any more; what Valkey uses and used at most beside its `maxmemory`;
+    each shard's memory beside its budget, which is what it took empty, `hot_sessions_bytes_max`, `bodies_bytes_max` and
+    48 MiB; `valkey_bytes_per_cold_session` with its entries in lists and indexes. `turn_ms` are live turns until all
+    was frozen, without the engine's time; `answer_ms` are first touches of cold sessions, half reads and half turns,
+    whose texts are compared; `list_page_ms` are pages of 1,000; `refusals` were tried again when their RetryInfo said.
+    The exit code is 1 if a budget was passed or an answer is wrong.
+    """
+    from services.cli.bench.commands import bench_sessions
+    from services.cli.bench.population_plan import SessionsPlan
+
+    bench_sessions(SessionsPlan(count, live, text_bytes, valkey.value, seed), home, as_json=as_json)
+
+
+def _numbers(listed: str, option: str) -> list[int]:
+    parts = [part.strip() for part in listed.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(
-            f"{histories!r}: expected numbers of tokens such as 2000,200000", param_hint="--histories"
-        )
+        raise typer.BadParameter(f"{listed!r}: expected numbers such as 2000,200000", param_hint=option)
     if len(set(parts)) != len(parts):
-        raise typer.BadParameter(f"{histories!r}: expected each length once", param_hint="--histories")
+        raise typer.BadParameter(f"{listed!r}: expected each number once", param_hint=option)
     return [int(part) for part in parts]

@@ -20,7 +20,10 @@ from isthmus.session.v1 import (
 from services.cli.bench.statistics import TurnSample, sample
 
 CHUNK_BYTES: Final = 256 << 10
+_CALL_S_MAX: Final = 60.0
 _TURN_S_MAX: Final = 300.0
+# Of the contract's pages the longest.
+_FRAGMENTS_COUNT: Final = 1_000
 # The stored receipt ends where the commit begins; the commit's hops come as events.
 COMMIT: Final = "commit"
 _INGEST_S_MAX: Final = 900.0
@@ -28,11 +31,16 @@ _MESSAGE_BYTES_MAX: Final = 16 << 20
 
 
 class BenchClient:
-    """One channel to a gateway. Errors are grpc's own."""
+    """One connection to a gateway. Errors are grpc's own."""
 
     def __init__(self, target: str) -> None:
         self._channel = grpc.aio.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)]
+            target,
+            options=[
+                ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+                # Channels to the same target would share one connection.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
         )
         self._stub = session_service_pb2_grpc.SessionServiceStub(self._channel)
 
@@ -51,6 +59,25 @@ class BenchClient:
     async def get(self, session: str) -> session_pb2.Session:
         """The session as it stands."""
         return await self._stub.GetSession(session_service_pb2.GetSessionRequest(name=f"sessions/{session}"))
+
+    async def page(self, token: str, size: int) -> session_service_pb2.ListSessionsResponse:
+        """Sessions in the order of their ids."""
+        request = session_service_pb2.ListSessionsRequest(page_size=size, page_token=token)
+        return await self._stub.ListSessions(request, timeout=_CALL_S_MAX)
+
+    async def append(self, session: str, text: str, request_id: str) -> None:
+        """Appends a message outside a turn, once by its id."""
+        message = message_pb2.Message(role=message_pb2.ROLE_USER, text=text)
+        request = session_service_pb2.AppendMessagesRequest(
+            session=f"sessions/{session}", messages=[message], request_id=request_id
+        )
+        await self._stub.AppendMessages(request, timeout=_CALL_S_MAX)
+
+    async def appended(self, session: str) -> str:
+        """The text that was appended outside turns, as far as the log's first page has it."""
+        request = session_service_pb2.ListFragmentsRequest(parent=f"sessions/{session}", page_size=_FRAGMENTS_COUNT)
+        page = await self._stub.ListFragments(request, timeout=_CALL_S_MAX)
+        return "".join(fragment.text for fragment in page.fragments if not fragment.turn)
 
     async def delete(self, session: str) -> None:
         """Erases the session."""

@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import uvloop
 from rich.progress import Progress
 
-from services.cli.bench import ingestion, peers, tables, turns
-from services.cli.bench.mesh import with_mesh
+from services.cli.bench import ingestion, peers, population, population_table, storage, storage_table, tables, turns
+from services.cli.bench.mesh import Sections, with_mesh
+from services.cli.bench.population_plan import SessionsPlan
+from services.cli.bench.storage import StorePlan
 from services.cli.bench.turns import TurnPlan
 from services.cli.commands import explain
 from services.cli.errors import EXIT_FAILED, CliError
@@ -21,8 +23,12 @@ from services.cli.output import console, print_json
 from services.errors import from_rpc_error
 from services.supervisor.errors import SupervisorError
 from services.supervisor.state import MeshState
+from services.valkey import redacted
 
 Figures = dict[str, Any]
+
+_STORE_SHARDS: Final = 2
+_SEGMENT_TOKENS: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,38 @@ def bench_ingest(file: Path, home: Path | None, *, as_json: bool) -> None:
         tables.print_ingest(console(), figures)
 
 
+def bench_store(plan: StorePlan, home: Path | None, valkey: str, *, with_peers: bool | None, as_json: bool) -> None:
+    """The context store beside Valkey itself, and beside the peers that keep conversations in it."""
+    sections: Sections = {
+        "mesh": {"shards": _STORE_SHARDS},
+        "supervisor": {"valkey": valkey},
+        # No segment is ever full, so that the compressor leaves the machine to what is measured.
+        "store": {"segment_tokens": _SEGMENT_TOKENS},
+    }
+    with _Bars() as bars:
+        figures = _run(_on_own_mesh(home, lambda mesh: storage.measure(mesh, plan, bars.show), sections))
+    figures = {"valkey": valkey if valkey in ("single", "cluster") else redacted(valkey), **figures}
+    if with_peers is None or with_peers:
+        figures["peers"] = _run(peers.run_store(plan.turn_bytes, plan.lengths, required=bool(with_peers)))
+    if as_json:
+        print_json(figures)
+    else:
+        storage_table.print_store(console(), figures)
+
+
+def bench_sessions(plan: SessionsPlan, home: Path | None, *, as_json: bool) -> None:
+    """Very many sessions of which a few are live. CliError once the figures are out, if a budget was passed."""
+    with _Bars() as bars:
+        figures = _run(_on_own_mesh(home, lambda mesh: population.measure(mesh, plan, bars.show), plan.sections()))
+    figures = {"valkey": plan.valkey, **figures}
+    if as_json:
+        print_json(figures)
+    else:
+        population_table.print_sessions(console(), figures)
+    if figures["problems"]:
+        raise CliError("OUT_OF_BUDGET", "; ".join(figures["problems"]))
+
+
 class _Bars:
     """Progress on stderr, one bar a stage."""
 
@@ -84,13 +122,15 @@ class _Bars:
         self._progress.update(self._tasks[stage], completed=done)
 
 
-async def _on_own_mesh(home: Path | None, measure: Callable[[MeshState], Awaitable[Figures]]) -> Figures:
+async def _on_own_mesh(
+    home: Path | None, measure: Callable[[MeshState], Awaitable[Figures]], sections: Sections | None = None
+) -> Figures:
     figures: Figures = {}
 
     async def work(mesh: MeshState) -> None:
         figures.update(await measure(mesh))
 
-    await with_mesh(home, work)
+    await with_mesh(home, work, sections)
     if not figures:
         raise CliError("INTERRUPTED", "the benchmark was stopped before it had figures", exit_code=EXIT_FAILED)
     return figures

@@ -28,14 +28,22 @@ def require() -> None:
 
 async def run(histories: Sequence[int], turns: int, seed: int) -> dict[str, Any]:
     """The peers' figures by name. Raises CliError if they fail; progress goes to stderr."""
-    command = ["-m", "benchmarks.peers", "--turns", str(turns), "--seed", str(seed)]
+    lengths = ",".join(map(str, histories))
+    return await _measured("benchmarks.peers", "--turns", turns, "--seed", seed, "--histories", lengths)
+
+
+async def run_store(turn_bytes: int, lengths: Sequence[int], *, required: bool) -> dict[str, Any]:
+    """What keeps conversations in Redis, by name; each that is not there says so, or ends this if `required`."""
+    if not (_ROOT / "benchmarks" / "store_peers.py").exists():
+        if required:
+            require()
+        return {}
+    return await _measured("benchmarks.store_peers", "--turn-bytes", turn_bytes, "--turns", ",".join(map(str, lengths)))
+
+
+async def _measured(module: str, *flags: str | int) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        "--histories",
-        ",".join(map(str, histories)),
-        cwd=_ROOT,
-        stdout=asyncio.subprocess.PIPE,
+        *(sys.executable, "-m", module, *map(str, flags)), cwd=_ROOT, stdout=asyncio.subprocess.PIPE
     )
     try:
         output, _ = await process.communicate()
@@ -44,6 +52,6 @@ async def run(histories: Sequence[int], turns: int, seed: int) -> dict[str, Any]
         await process.wait()
         raise
     if process.returncode != 0:
-        raise CliError("PEERS_FAILED", f"benchmarks.peers ended with {process.returncode}; see its output above")
+        raise CliError("PEERS_FAILED", f"{module} ended with {process.returncode}; see its output above")
     figures: dict[str, Any] = json.loads(output)
     return figures

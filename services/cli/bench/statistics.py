@@ -75,7 +75,7 @@ def ratio(points: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The median overhead behind the longest history over that behind the shortest, such as `ratio_p50_2m_to_2k`."""
     ordered = sorted(points, key=lambda each: each["history_tokens"])
     shortest, longest = ordered[0], ordered[-1]
-    name = f"ratio_p50_{_short(longest['history_tokens'])}_to_{_short(shortest['history_tokens'])}"
+    name = f"ratio_p50_{short(longest['history_tokens'])}_to_{short(shortest['history_tokens'])}"
     return {name: round(longest["overhead_ms_p50"] / shortest["overhead_ms_p50"], 3)}
 
 
@@ -86,7 +86,8 @@ def spread(points: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {name: max(each) - min(each) for name, each in sizes.items()}
 
 
-def _short(tokens: int) -> str:
+def short(tokens: int) -> str:
+    """A number of tokens as names have it: `2m`, `200k`."""
     for unit, letter in ((1_000_000, "m"), (1_000, "k")):
         if tokens % unit == 0:
             return f"{tokens // unit}{letter}"

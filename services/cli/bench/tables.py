@@ -12,7 +12,7 @@ from services.cli.output import table_of
 
 def print_turn(console: Console, figures: Mapping[str, Any]) -> None:
     """One more turn: milliseconds and bytes by history, Isthmus first and then its peers."""
-    _print_machine(console, figures["machine"])
+    print_machine(console, figures["machine"])
     systems = {"isthmus": figures["points"]}
     systems |= {name: peer["points"] for name, peer in figures.get("peers", {}).items()}
     table = table_of("system", ">history, tokens", ">p50 ms", ">p99 ms", ">bytes from and to the client")
@@ -35,7 +35,7 @@ def print_turn(console: Console, figures: Mapping[str, Any]) -> None:
 
 def print_ingest(console: Console, figures: Mapping[str, Any]) -> None:
     """A file into a session: speed, and memory by process."""
-    _print_machine(console, figures["machine"])
+    print_machine(console, figures["machine"])
     size = figures["file_bytes"]
     console.print(f"{size:,} bytes in {figures['seconds']:,.1f} s: {figures['mb_per_s']:,.1f} MB/s")
     table = table_of("process", ">MB before", ">MB after", ">MB at most")
@@ -57,7 +57,8 @@ def _client_bytes(bytes_by_hop: Mapping[str, int]) -> int:
     return next(size for name, size in bytes_by_hop.items() if name.startswith("client."))
 
 
-def _print_machine(console: Console, machine: Mapping[str, Any]) -> None:
+def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
+    """What the figures were measured on."""
     console.print(
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, load {machine['load_1m']}",
         style="dim",

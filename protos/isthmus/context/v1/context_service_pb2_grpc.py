@@ -5,6 +5,7 @@ import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from isthmus.context.v1 import context_service_pb2 as isthmus_dot_context_dot_v1_dot_context__service__pb2
+from isthmus.session.v1 import deletion_pb2 as isthmus_dot_session_dot_v1_dot_deletion__pb2
 from isthmus.session.v1 import document_pb2 as isthmus_dot_session_dot_v1_dot_document__pb2
 from isthmus.session.v1 import session_pb2 as isthmus_dot_session_dot_v1_dot_session__pb2
 from isthmus.session.v1 import turn_pb2 as isthmus_dot_session_dot_v1_dot_turn__pb2
@@ -62,7 +63,27 @@ class ContextServiceStub:
         self.DeleteSession = channel.unary_unary(
                 '/isthmus.context.v1.ContextService/DeleteSession',
                 request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.DeleteSessionRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_deletion__pb2.DeletionReceipt.FromString,
+                _registered_method=True)
+        self.ForgetSession = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/ForgetSession',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ForgetSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ForgetSessionResponse.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/ForkSession',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
+        self.ExportSession = channel.unary_stream(
+                '/isthmus.context.v1.ContextService/ExportSession',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ExportSessionResponse.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.stream_unary(
+                '/isthmus.context.v1.ContextService/ImportSession',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
                 _registered_method=True)
         self.OpenTurn = channel.unary_unary(
                 '/isthmus.context.v1.ContextService/OpenTurn',
@@ -186,6 +207,33 @@ class ContextServiceServicer:
 
     def DeleteSession(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetSession(self, request, context):
+        """Drops what this shard has of the session in memory. It is the caller's to ask every shard.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSession(self, request, context):
+        """In messages of at most 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request_iterator, context):
+        """The session exists once its `end` has come; a stream that breaks off before leaves nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -342,7 +390,27 @@ def add_ContextServiceServicer_to_server(servicer, server):
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
                     request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.DeleteSessionRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_deletion__pb2.DeletionReceipt.SerializeToString,
+            ),
+            'ForgetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetSession,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ForgetSessionRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ForgetSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ForkSessionRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ExportSessionRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'ImportSession': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ImportSessionRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.SerializeToString,
             ),
             'OpenTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenTurn,
@@ -570,7 +638,115 @@ class ContextService:
             target,
             '/isthmus.context.v1.ContextService/DeleteSession',
             isthmus_dot_context_dot_v1_dot_context__service__pb2.DeleteSessionRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            isthmus_dot_session_dot_v1_dot_deletion__pb2.DeletionReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/ForgetSession',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ForgetSessionRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ForgetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/ForkSession',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ForkSessionRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/ExportSession',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ExportSessionRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ExportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/isthmus.context.v1.ContextService/ImportSession',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ImportSessionRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from isthmus.context.v1 import context_service_pb2 as _context_service_pb2
+from isthmus.session.v1 import deletion_pb2 as _deletion_pb2
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import session_pb2 as _session_pb2
 from isthmus.session.v1 import turn_pb2 as _turn_pb2
@@ -41,7 +42,14 @@ class ContextServiceStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.GetSessionRequest, _session_pb2.Session]
     ListSessions: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ListSessionsRequest, _context_service_pb2.ListSessionsResponse]
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.UpdateSessionRequest, _session_pb2.Session]
-    DeleteSession: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.DeleteSessionRequest, _empty_pb2.Empty]
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.DeleteSessionRequest, _deletion_pb2.DeletionReceipt]
+    ForgetSession: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ForgetSessionRequest, _context_service_pb2.ForgetSessionResponse]
+    """Drops what this shard has of the session in memory. It is the caller's to ask every shard."""
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ForkSessionRequest, _session_pb2.Session]
+    ExportSession: _grpc.UnaryStreamMultiCallable[_context_service_pb2.ExportSessionRequest, _context_service_pb2.ExportSessionResponse]
+    """In messages of at most 1 MiB."""
+    ImportSession: _grpc.StreamUnaryMultiCallable[_context_service_pb2.ImportSessionRequest, _session_pb2.Session]
+    """The session exists once its `end` has come; a stream that breaks off before leaves nothing."""
     OpenTurn: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.OpenTurnRequest, _context_service_pb2.OpenTurnResponse]
     """Appends the messages and opens the turn, atomically, and plans its window. Idempotent by (request_id, driver).
     At most 256 messages and 2 MiB a request.
@@ -92,7 +100,14 @@ class ContextServiceAsyncStub(ContextServiceStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_context_service_pb2.GetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     ListSessions: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ListSessionsRequest, _context_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     UpdateSession: _aio.UnaryUnaryMultiCallable[_context_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
-    DeleteSession: _aio.UnaryUnaryMultiCallable[_context_service_pb2.DeleteSessionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_context_service_pb2.DeleteSessionRequest, _deletion_pb2.DeletionReceipt]  # type: ignore[assignment]
+    ForgetSession: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ForgetSessionRequest, _context_service_pb2.ForgetSessionResponse]  # type: ignore[assignment]
+    """Drops what this shard has of the session in memory. It is the caller's to ask every shard."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ForkSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    ExportSession: _aio.UnaryStreamMultiCallable[_context_service_pb2.ExportSessionRequest, _context_service_pb2.ExportSessionResponse]  # type: ignore[assignment]
+    """In messages of at most 1 MiB."""
+    ImportSession: _aio.StreamUnaryMultiCallable[_context_service_pb2.ImportSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    """The session exists once its `end` has come; a stream that breaks off before leaves nothing."""
     OpenTurn: _aio.UnaryUnaryMultiCallable[_context_service_pb2.OpenTurnRequest, _context_service_pb2.OpenTurnResponse]  # type: ignore[assignment]
     """Appends the messages and opens the turn, atomically, and plans its window. Idempotent by (request_id, driver).
     At most 256 messages and 2 MiB a request.
@@ -170,7 +185,38 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _context_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+    ) -> _typing.Union[_deletion_pb2.DeletionReceipt, _abc.Awaitable[_deletion_pb2.DeletionReceipt]]: ...
+
+    @_abc_1.abstractmethod
+    def ForgetSession(
+        self,
+        request: _context_service_pb2.ForgetSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.ForgetSessionResponse, _abc.Awaitable[_context_service_pb2.ForgetSessionResponse]]:
+        """Drops what this shard has of the session in memory. It is the caller's to ask every shard."""
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _context_service_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]: ...
+
+    @_abc_1.abstractmethod
+    def ExportSession(
+        self,
+        request: _context_service_pb2.ExportSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_context_service_pb2.ExportSessionResponse], _abc.AsyncIterator[_context_service_pb2.ExportSessionResponse]]:
+        """In messages of at most 1 MiB."""
+
+    @_abc_1.abstractmethod
+    def ImportSession(
+        self,
+        request_iterator: _MaybeAsyncIterator[_context_service_pb2.ImportSessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
+        """The session exists once its `end` has come; a stream that breaks off before leaves nothing."""
 
     @_abc_1.abstractmethod
     def OpenTurn(

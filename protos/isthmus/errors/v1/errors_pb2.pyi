@@ -73,6 +73,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, with RetryInfo. A room behind this one cannot be reached."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 44
     """DEADLINE_EXCEEDED. The caller's deadline passed."""
+    ERROR_REASON_NOT_REPLICATED: _ErrorReason.ValueType  # 45
+    """UNAVAILABLE, with RetryInfo. What was written has not reached the replica or disk that an acknowledgement needs. It
+    is kept: the same request_id finds it.
+    """
+    ERROR_REASON_SESSION_MOVED: _ErrorReason.ValueType  # 46
+    """UNAVAILABLE, with RetryInfo. Another shard has the session; metadata `owner` and `endpoint` say which."""
     ERROR_REASON_ENGINE_FAILED: _ErrorReason.ValueType  # 50
     """INTERNAL. The engine failed on this request."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 51
@@ -138,6 +144,12 @@ ERROR_REASON_UPSTREAM_UNAVAILABLE: ErrorReason.ValueType  # 43
 """UNAVAILABLE, with RetryInfo. A room behind this one cannot be reached."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 44
 """DEADLINE_EXCEEDED. The caller's deadline passed."""
+ERROR_REASON_NOT_REPLICATED: ErrorReason.ValueType  # 45
+"""UNAVAILABLE, with RetryInfo. What was written has not reached the replica or disk that an acknowledgement needs. It
+is kept: the same request_id finds it.
+"""
+ERROR_REASON_SESSION_MOVED: ErrorReason.ValueType  # 46
+"""UNAVAILABLE, with RetryInfo. Another shard has the session; metadata `owner` and `endpoint` say which."""
 ERROR_REASON_ENGINE_FAILED: ErrorReason.ValueType  # 50
 """INTERNAL. The engine failed on this request."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 51

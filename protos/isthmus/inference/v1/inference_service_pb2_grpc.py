@@ -55,6 +55,11 @@ class InferenceServiceStub:
                 request_serializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.Model.FromString,
                 _registered_method=True)
+        self.ForgetSession = channel.unary_unary(
+                '/isthmus.inference.v1.InferenceService/ForgetSession',
+                request_serializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.ForgetSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.ForgetSessionResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -89,6 +94,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetSession(self, request, context):
+        """Drops the token ids of a session's window. What the engine caches of it lies under keys that nobody asks for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.GetModelRequest.FromString,
                     response_serializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.Model.SerializeToString,
+            ),
+            'ForgetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetSession,
+                    request_deserializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.ForgetSessionRequest.FromString,
+                    response_serializer=isthmus_dot_inference_dot_v1_dot_inference__service__pb2.ForgetSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class InferenceService:
             '/isthmus.inference.v1.InferenceService/GetModel',
             isthmus_dot_inference_dot_v1_dot_inference__service__pb2.GetModelRequest.SerializeToString,
             isthmus_dot_inference_dot_v1_dot_inference__service__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.inference.v1.InferenceService/ForgetSession',
+            isthmus_dot_inference_dot_v1_dot_inference__service__pb2.ForgetSessionRequest.SerializeToString,
+            isthmus_dot_inference_dot_v1_dot_inference__service__pb2.ForgetSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class InferenceServiceStub:
     CountTokens: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CountTokensRequest, _inference_service_pb2.CountTokensResponse]
     """Counts as the model sees each item in a window, template included. At most 1,024 items and 4 MiB, in order."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelRequest, _inference_service_pb2.Model]
+    ForgetSession: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ForgetSessionRequest, _inference_service_pb2.ForgetSessionResponse]
+    """Drops the token ids of a session's window. What the engine caches of it lies under keys that nobody asks for again."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -57,6 +59,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     CountTokens: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CountTokensRequest, _inference_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts as the model sees each item in a window, template included. At most 1,024 items and 4 MiB, in order."""
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GetModelRequest, _inference_service_pb2.Model]  # type: ignore[assignment]
+    ForgetSession: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ForgetSessionRequest, _inference_service_pb2.ForgetSessionResponse]  # type: ignore[assignment]
+    """Drops the token ids of a session's window. What the engine caches of it lies under keys that nobody asks for again."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """A model replica."""
@@ -93,5 +97,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.Model, _abc.Awaitable[_inference_service_pb2.Model]]: ...
+
+    @_abc_1.abstractmethod
+    def ForgetSession(
+        self,
+        request: _inference_service_pb2.ForgetSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ForgetSessionResponse, _abc.Awaitable[_inference_service_pb2.ForgetSessionResponse]]:
+        """Drops the token ids of a session's window. What the engine caches of it lies under keys that nobody asks for again."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

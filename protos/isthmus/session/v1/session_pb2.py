@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/session/v1/session.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x04\n\x07Session\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12P\n\x06labels\x18\x03 \x03(\x0b\x32\'.isthmus.session.v1.Session.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04 \x01(@*\x05r\x03(\x80\x04\x12\'\n\x11window_tokens_max\x18\x04 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\x80\x80\x08(\x00\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x16\n\x08revision\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nturn_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\topen_turn\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\ntext_bytes\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06tokens\x18\x0c \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rsummary_count\x18\r \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x0e \x01(\x03\x42\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:(\xea\x41%\n\x0fisthmus/Session\x12\x12sessions/{session}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/session/v1/session.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x07\n\x07Session\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12P\n\x06labels\x18\x03 \x03(\x0b\x32\'.isthmus.session.v1.Session.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04 \x01(@*\x05r\x03(\x80\x04\x12\'\n\x11window_tokens_max\x18\x04 \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\x80\x80\x08(\x00\x12\x35\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x16\n\x08revision\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\nturn_count\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\topen_turn\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\ntext_bytes\x18\x0b \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06tokens\x18\x0c \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rsummary_count\x18\r \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05\x65poch\x18\x0e \x01(\x03\x42\x04\xe2\x41\x01\x03\x12:\n\x03ttl\x18\x0f \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x06\x08\x80\x86\xb0\x96\x01\x32\x02\x08\x01\x12\x35\n\x0b\x65xpire_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12<\n\ndurability\x18\x11 \x01(\x0e\x32\x1e.isthmus.session.v1.DurabilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12,\n\x04tier\x18\x12 \x01(\x0e\x32\x18.isthmus.session.v1.TierB\x04\xe2\x41\x01\x03\x12\x34\n\ntouch_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x14\n\x06parent\x18\x14 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bparent_turn\x18\x15 \x01(\x03\x42\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:(\xea\x41%\n\x0fisthmus/Session\x12\x12sessions/{session}*X\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44URABILITY_REPLICATED\x10\x01\x12\x13\n\x0f\x44URABILITY_DISK\x10\x02*>\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_VALKEY\x10\x01\x12\x0f\n\x0bTIER_OBJECT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,10 +64,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION'].fields_by_name['summary_count']._serialized_options = b'\342A\001\003'
   _globals['_SESSION'].fields_by_name['epoch']._loaded_options = None
   _globals['_SESSION'].fields_by_name['epoch']._serialized_options = b'\342A\001\003'
+  _globals['_SESSION'].fields_by_name['ttl']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['ttl']._serialized_options = b'\272H\017\252\001\014\"\006\010\200\206\260\226\0012\002\010\001'
+  _globals['_SESSION'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['expire_time']._serialized_options = b'\342A\001\003'
+  _globals['_SESSION'].fields_by_name['durability']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['durability']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_SESSION'].fields_by_name['tier']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['tier']._serialized_options = b'\342A\001\003'
+  _globals['_SESSION'].fields_by_name['touch_time']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['touch_time']._serialized_options = b'\342A\001\003'
+  _globals['_SESSION'].fields_by_name['parent']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['parent']._serialized_options = b'\342A\001\003'
+  _globals['_SESSION'].fields_by_name['parent_turn']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['parent_turn']._serialized_options = b'\342A\001\003'
   _globals['_SESSION']._loaded_options = None
   _globals['_SESSION']._serialized_options = b'\352A%\n\017isthmus/Session\022\022sessions/{session}'
-  _globals['_SESSION']._serialized_start=179
-  _globals['_SESSION']._serialized_end=749
-  _globals['_SESSION_LABELSENTRY']._serialized_start=662
-  _globals['_SESSION_LABELSENTRY']._serialized_end=707
+  _globals['_DURABILITY']._serialized_start=1109
+  _globals['_DURABILITY']._serialized_end=1197
+  _globals['_TIER']._serialized_start=1199
+  _globals['_TIER']._serialized_end=1261
+  _globals['_SESSION']._serialized_start=211
+  _globals['_SESSION']._serialized_end=1107
+  _globals['_SESSION_LABELSENTRY']._serialized_start=1020
+  _globals['_SESSION_LABELSENTRY']._serialized_end=1065
 # @@protoc_insertion_point(module_scope)

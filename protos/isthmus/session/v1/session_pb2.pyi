@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,48 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Durability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
+    """The mesh's own: a replica where Valkey has replicas, else the primary's append-only file."""
+    DURABILITY_REPLICATED: _Durability.ValueType  # 1
+    DURABILITY_DISK: _Durability.ValueType  # 2
+    """On the disk of the primary, and of a replica where there are replicas."""
+
+class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
+    """What an acknowledged write of a session has reached."""
+
+DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
+"""The mesh's own: a replica where Valkey has replicas, else the primary's append-only file."""
+DURABILITY_REPLICATED: Durability.ValueType  # 1
+DURABILITY_DISK: Durability.ValueType  # 2
+"""On the disk of the primary, and of a replica where there are replicas."""
+Global___Durability: _TypeAlias = Durability  # noqa: Y015
+
+class _Tier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIER_UNSPECIFIED: _Tier.ValueType  # 0
+    TIER_VALKEY: _Tier.ValueType  # 1
+    TIER_OBJECT: _Tier.ValueType  # 2
+    """One compressed object; the next touch brings it back."""
+
+class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
+    """Where a session's log lies."""
+
+TIER_UNSPECIFIED: Tier.ValueType  # 0
+TIER_VALKEY: Tier.ValueType  # 1
+TIER_OBJECT: Tier.ValueType  # 2
+"""One compressed object; the next touch brings it back."""
+Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
@@ -59,6 +103,13 @@ class Session(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     SUMMARY_COUNT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    TOUCH_TIME_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    PARENT_TURN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{session}`; the id is 1 to 63 of `a-z`, `0-9` and `-`."""
     display_name: _builtins.str
@@ -76,6 +127,12 @@ class Session(_message.Message):
     tokens: _builtins.int
     summary_count: _builtins.int
     epoch: _builtins.int
+    durability: Global___Durability.ValueType
+    """What its acknowledgements wait for."""
+    tier: Global___Tier.ValueType
+    parent: _builtins.str
+    """The session that it was forked from, and the last turn that it shares with it."""
+    parent_turn: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """At most 64 labels."""
@@ -84,6 +141,16 @@ class Session(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the session outlives its last write; unset keeps it until it is deleted."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def touch_time(self) -> _timestamp_pb2.Timestamp:
+        """When its log last grew, within a second or so."""
+
     def __init__(
         self,
         *,
@@ -101,10 +168,17 @@ class Session(_message.Message):
         tokens: _builtins.int = ...,
         summary_count: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        durability: Global___Durability.ValueType = ...,
+        tier: Global___Tier.ValueType = ...,
+        touch_time: _timestamp_pb2.Timestamp | None = ...,
+        parent: _builtins.str = ...,
+        parent_turn: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "touch_time", b"touch_time", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "epoch", b"epoch", "etag", b"etag", "labels", b"labels", "name", b"name", "open_turn", b"open_turn", "revision", b"revision", "summary_count", b"summary_count", "text_bytes", b"text_bytes", "tokens", b"tokens", "turn_count", b"turn_count", "update_time", b"update_time", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "durability", b"durability", "epoch", b"epoch", "etag", b"etag", "expire_time", b"expire_time", "labels", b"labels", "name", b"name", "open_turn", b"open_turn", "parent", b"parent", "parent_turn", b"parent_turn", "revision", b"revision", "summary_count", b"summary_count", "text_bytes", b"text_bytes", "tier", b"tier", "tokens", b"tokens", "touch_time", b"touch_time", "ttl", b"ttl", "turn_count", b"turn_count", "update_time", b"update_time", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import fragment_pb2 as _fragment_pb2
 from isthmus.session.v1 import message_pb2 as _message_pb2
+from isthmus.session.v1 import record_pb2 as _record_pb2
 from isthmus.session.v1 import session_pb2 as _session_pb2
 from isthmus.session.v1 import turn_pb2 as _turn_pb2
 import builtins as _builtins
@@ -73,18 +74,26 @@ class ListSessionsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """0 takes 100."""
     page_token: _builtins.str
+    filter: _builtins.str
+    """Conditions joined by AND (https://google.aip.dev/160): `display_name = "…"`, `display_name : "part"`,
+    `labels.KEY = "…"`, `create_time > "2026-01-01T00:00:00Z"`, `update_time`, `touch_time`, `turn_count > 3`,
+    `tier = TIER_OBJECT`, `parent = "sessions/…"`, `name > "sessions/m"`. A page may be short or empty and have a
+    next one.
+    """
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,7 +132,7 @@ class UpdateSessionRequest(_message.Message):
     def session(self) -> _session_pb2.Session: ...
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of `display_name`, `labels`, `window_tokens_max`; empty takes all that are set."""
+        """Of `display_name`, `labels`, `window_tokens_max`, `ttl`, `durability`; empty takes all that are set."""
 
     def __init__(
         self,
@@ -163,6 +172,102 @@ class DeleteSessionRequest(_message.Message):
 Global___DeleteSessionRequest: _TypeAlias = DeleteSessionRequest  # noqa: Y015
 
 @_typing.final
+class ForkSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    turn: _builtins.int
+    """The last turn to share; it must be closed. 0 takes the latest closed one, and what was appended after it."""
+    session_id: _builtins.str
+    """The new session's id; empty lets the server choose."""
+    @_builtins.property
+    def session(self) -> _session_pb2.Session:
+        """Its own fields; what is not set is taken from the parent."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        turn: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        session: _session_pb2.Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "session", b"session", "session_id", b"session_id", "turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSessionRequest: _TypeAlias = ForkSessionRequest  # noqa: Y015
+
+@_typing.final
+class ExportSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportSessionRequest: _TypeAlias = ExportSessionRequest  # noqa: Y015
+
+@_typing.final
+class ExportSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.SessionRecord]: ...
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_record_pb2.SessionRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportSessionResponse: _TypeAlias = ExportSessionResponse  # noqa: Y015
+
+@_typing.final
+class ImportSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Read on the first message only; empty takes the header's."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.SessionRecord]: ...
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        records: _abc.Iterable[_record_pb2.SessionRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportSessionRequest: _TypeAlias = ImportSessionRequest  # noqa: Y015
+
+@_typing.final
 class RunTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,11 +276,16 @@ class RunTurnRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    AFTER_TURN_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
     model: _builtins.str
     """Empty takes the mesh's default."""
+    after_turn: _builtins.int
+    """If set, the number of the turn that must be the latest done one, else FAILED_PRECONDITION NOT_LATEST_TURN: a caller
+    that says what it has read never goes on from anything else.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
@@ -188,12 +298,15 @@ class RunTurnRequest(_message.Message):
         messages: _abc.Iterable[_message_pb2.Message] | None = ...,
         params: _message_pb2.SamplingParams | None = ...,
         model: _builtins.str = ...,
+        after_turn: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "params", b"params", "request_id", b"request_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "messages", b"messages", "model", b"model", "params", b"params", "request_id", b"request_id", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
+    _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_turn) -> _WhichOneofReturnType__after_turn | None: ...
 
 Global___RunTurnRequest: _TypeAlias = RunTurnRequest  # noqa: Y015
 

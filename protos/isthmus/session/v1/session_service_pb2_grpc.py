@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from isthmus.session.v1 import deletion_pb2 as isthmus_dot_session_dot_v1_dot_deletion__pb2
 from isthmus.session.v1 import document_pb2 as isthmus_dot_session_dot_v1_dot_document__pb2
 from isthmus.session.v1 import fragment_pb2 as isthmus_dot_session_dot_v1_dot_fragment__pb2
 from isthmus.session.v1 import session_pb2 as isthmus_dot_session_dot_v1_dot_session__pb2
@@ -63,7 +64,22 @@ class SessionServiceStub:
         self.DeleteSession = channel.unary_unary(
                 '/isthmus.session.v1.SessionService/DeleteSession',
                 request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.DeleteSessionRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_deletion__pb2.DeletionReceipt.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/isthmus.session.v1.SessionService/ForkSession',
+                request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
+                _registered_method=True)
+        self.ExportSession = channel.unary_stream(
+                '/isthmus.session.v1.SessionService/ExportSession',
+                request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ExportSessionResponse.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.stream_unary(
+                '/isthmus.session.v1.SessionService/ImportSession',
+                request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
                 _registered_method=True)
         self.RunTurn = channel.unary_stream(
                 '/isthmus.session.v1.SessionService/RunTurn',
@@ -147,14 +163,38 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes `display_name`, `labels` or `window_tokens_max`.
+        """Changes `display_name`, `labels`, `window_tokens_max`, `ttl` or `durability`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Erases the session: log, summaries, turns, documents.
+        """Erases the session wherever it lies: log, summaries, turns, documents, objects, copies in memory, and the past that
+        its forks share with it. The receipt says what was erased where.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Makes a session that begins as this one was after a turn. The past is shared, not copied; both go on by themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSession(self, request, context):
+        """Streams the whole session as records, in messages of at most 1 MiB: one `header`, then documents, turns and
+        fragments in the order of the log, then one `end`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request_iterator, context):
+        """Makes a session of an export's records, in their order. It exists once the `end` has come and fits; a stream that
+        breaks off before leaves nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,7 +305,22 @@ def add_SessionServiceServicer_to_server(servicer, server):
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
                     request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.DeleteSessionRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_deletion__pb2.DeletionReceipt.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ExportSessionRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'ImportSession': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.ImportSessionRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_session__pb2.Session.SerializeToString,
             ),
             'RunTurn': grpc.unary_stream_rpc_method_handler(
                     servicer.RunTurn,
@@ -458,7 +513,88 @@ class SessionService:
             target,
             '/isthmus.session.v1.SessionService/DeleteSession',
             isthmus_dot_session_dot_v1_dot_session__service__pb2.DeleteSessionRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            isthmus_dot_session_dot_v1_dot_deletion__pb2.DeletionReceipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.session.v1.SessionService/ForkSession',
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/isthmus.session.v1.SessionService/ExportSession',
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.ExportSessionRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.ExportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/isthmus.session.v1.SessionService/ImportSession',
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.ImportSessionRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_session__pb2.Session.FromString,
             options,
             channel_credentials,
             insecure,

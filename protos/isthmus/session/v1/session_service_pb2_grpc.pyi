@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
+from isthmus.session.v1 import deletion_pb2 as _deletion_pb2
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import fragment_pb2 as _fragment_pb2
 from isthmus.session.v1 import session_pb2 as _session_pb2
@@ -44,9 +45,21 @@ class SessionServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """Sessions in ascending order of their ids, at most 1,000 a page."""
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]
-    """Changes `display_name`, `labels` or `window_tokens_max`."""
-    DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _empty_pb2.Empty]
-    """Erases the session: log, summaries, turns, documents."""
+    """Changes `display_name`, `labels`, `window_tokens_max`, `ttl` or `durability`."""
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _deletion_pb2.DeletionReceipt]
+    """Erases the session wherever it lies: log, summaries, turns, documents, objects, copies in memory, and the past that
+    its forks share with it. The receipt says what was erased where.
+    """
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_pb2.Session]
+    """Makes a session that begins as this one was after a turn. The past is shared, not copied; both go on by themselves."""
+    ExportSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.ExportSessionRequest, _session_service_pb2.ExportSessionResponse]
+    """Streams the whole session as records, in messages of at most 1 MiB: one `header`, then documents, turns and
+    fragments in the order of the log, then one `end`.
+    """
+    ImportSession: _grpc.StreamUnaryMultiCallable[_session_service_pb2.ImportSessionRequest, _session_pb2.Session]
+    """Makes a session of an export's records, in their order. It exists once the `end` has come and fits; a stream that
+    breaks off before leaves nothing.
+    """
     RunTurn: _grpc.UnaryStreamMultiCallable[_session_service_pb2.RunTurnRequest, _session_service_pb2.RunTurnResponse]
     """Runs one turn: the new messages in, events out, in this order: one `accepted`, then `hop` and `delta` as they
     come, then one `done`. After `done` the reply is durable. At most 256 messages and 2 MiB a request. The same
@@ -85,9 +98,21 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Sessions in ascending order of their ids, at most 1,000 a page."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
-    """Changes `display_name`, `labels` or `window_tokens_max`."""
-    DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Erases the session: log, summaries, turns, documents."""
+    """Changes `display_name`, `labels`, `window_tokens_max`, `ttl` or `durability`."""
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _deletion_pb2.DeletionReceipt]  # type: ignore[assignment]
+    """Erases the session wherever it lies: log, summaries, turns, documents, objects, copies in memory, and the past that
+    its forks share with it. The receipt says what was erased where.
+    """
+    ForkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    """Makes a session that begins as this one was after a turn. The past is shared, not copied; both go on by themselves."""
+    ExportSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.ExportSessionRequest, _session_service_pb2.ExportSessionResponse]  # type: ignore[assignment]
+    """Streams the whole session as records, in messages of at most 1 MiB: one `header`, then documents, turns and
+    fragments in the order of the log, then one `end`.
+    """
+    ImportSession: _aio.StreamUnaryMultiCallable[_session_service_pb2.ImportSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
+    """Makes a session of an export's records, in their order. It exists once the `end` has come and fits; a stream that
+    breaks off before leaves nothing.
+    """
     RunTurn: _aio.UnaryStreamMultiCallable[_session_service_pb2.RunTurnRequest, _session_service_pb2.RunTurnResponse]  # type: ignore[assignment]
     """Runs one turn: the new messages in, events out, in this order: one `accepted`, then `hop` and `delta` as they
     come, then one `done`. After `done` the reply is durable. At most 256 messages and 2 MiB a request. The same
@@ -147,15 +172,45 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
-        """Changes `display_name`, `labels` or `window_tokens_max`."""
+        """Changes `display_name`, `labels`, `window_tokens_max`, `ttl` or `durability`."""
 
     @_abc_1.abstractmethod
     def DeleteSession(
         self,
         request: _session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Erases the session: log, summaries, turns, documents."""
+    ) -> _typing.Union[_deletion_pb2.DeletionReceipt, _abc.Awaitable[_deletion_pb2.DeletionReceipt]]:
+        """Erases the session wherever it lies: log, summaries, turns, documents, objects, copies in memory, and the past that
+        its forks share with it. The receipt says what was erased where.
+        """
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _session_service_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
+        """Makes a session that begins as this one was after a turn. The past is shared, not copied; both go on by themselves."""
+
+    @_abc_1.abstractmethod
+    def ExportSession(
+        self,
+        request: _session_service_pb2.ExportSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.ExportSessionResponse], _abc.AsyncIterator[_session_service_pb2.ExportSessionResponse]]:
+        """Streams the whole session as records, in messages of at most 1 MiB: one `header`, then documents, turns and
+        fragments in the order of the log, then one `end`.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportSession(
+        self,
+        request_iterator: _MaybeAsyncIterator[_session_service_pb2.ImportSessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
+        """Makes a session of an export's records, in their order. It exists once the `end` has come and fits; a stream that
+        breaks off before leaves nothing.
+        """
 
     @_abc_1.abstractmethod
     def RunTurn(

@@ -187,6 +187,7 @@ class Receipt(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
     """From the gateway's first byte in to the first text out."""
     tokens_per_second: _builtins.float
@@ -204,6 +205,10 @@ class Receipt(_message.Message):
     def tokens(self) -> Global___TokenCounts: ...
     @_builtins.property
     def window(self) -> Global___WindowReport: ...
+    @_builtins.property
+    def durability(self) -> Global___DurabilityReport:
+        """What the turn's messages had reached when they were acknowledged."""
+
     def __init__(
         self,
         *,
@@ -217,14 +222,45 @@ class Receipt(_message.Message):
         model: _builtins.str = ...,
         trace_id: _builtins.str = ...,
         total_ms: _builtins.float = ...,
+        durability: Global___DurabilityReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hops", b"hops", "model", b"model", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "hops", b"hops", "model", b"model", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class DurabilityReport(_message.Message):
+    """What an acknowledged write had reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ON_DISK_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    replicas: _builtins.int
+    """Replicas that have it."""
+    on_disk: _builtins.bool
+    """Whether the disks have it that the session asked for."""
+    degraded: _builtins.bool
+    """Less than was asked for, which the mesh's policy allows."""
+    def __init__(
+        self,
+        *,
+        replicas: _builtins.int = ...,
+        on_disk: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "on_disk", b"on_disk", "replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DurabilityReport: _TypeAlias = DurabilityReport  # noqa: Y015
 
 @_typing.final
 class Hop(_message.Message):

@@ -1,0 +1,1 @@
+"""Sessions in Valkey: their keys, every read and write of them, and the texts."""

@@ -1,0 +1,1 @@
+"""Cold sessions as objects: frozen when idle, thawed by the next touch, and what keeps Valkey within its bound."""

@@ -1,0 +1,1 @@
+"""Turns: open, plan anew, renew, commit, close, wait."""

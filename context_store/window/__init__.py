@@ -1,0 +1,1 @@
+"""Windows: planned, told as manifests, streamed, and the summaries that they hold."""

@@ -1,0 +1,35 @@
+"""The typed configuration of every process: one section a concern, each bound with its unit in its name.
+
+Precedence: flags (overrides) over environment (`ISTHMUS_STORE__FRAGMENT_BYTES_MAX=…`) over the file (TOML or JSON,
+given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key that no section knows is refused by name.
+"""
+
+from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
+from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
+from services.config.rooms import CompressorSettings, GatewaySettings, InferenceSettings
+from services.config.section import ConfigError, Section
+from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
+from services.config.supervisor import SupervisorSettings
+from services.config.valkey import ValkeySettings
+
+__all__ = [
+    "ENV_CONFIG",
+    "ENV_PREFIX",
+    "CompressorSettings",
+    "ConfigError",
+    "GatewaySettings",
+    "InferenceSettings",
+    "MembershipSettings",
+    "MeshSettings",
+    "QuotaLimits",
+    "QuotaSettings",
+    "RpcSettings",
+    "Section",
+    "Settings",
+    "StoreSettings",
+    "SupervisorSettings",
+    "TelemetrySettings",
+    "TieringSettings",
+    "ValkeySettings",
+    "load_settings",
+]

@@ -1,0 +1,117 @@
+"""The other rooms: compressor, inference, gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from services.config.section import Section
+
+
+class CompressorSettings(Section):
+    """The compressor."""
+
+    # A summary's tokens: this share of its source's, and at most so many. It has at least a token a sentence.
+    summary_ratio: float = Field(default=0.125, gt=0.0, le=1.0)
+    summary_tokens_max: int = Field(default=512, ge=16, le=1_024)
+    # A longer sentence is cut between words.
+    sentence_chars_max: int = Field(default=512, ge=16, le=16_384)
+    # Extracts of one text that are counted until one fills its bound.
+    fit_attempts_count_max: int = Field(default=4, ge=1)
+    # Jobs at once, how often a free place looks for the next, and how often jobs that wait for a retry are looked at.
+    jobs_concurrent_max: int = Field(default=4, ge=1, le=256)
+    job_poll_ms: int = Field(default=10, ge=5, le=1_000)
+    job_schedule_ms: int = Field(default=100, ge=5)
+    # When the jobs of a worker that has died go to another, and when a worker that lost Valkey comes back.
+    job_redelivery_ms: int = Field(default=10_000, ge=500)
+    job_reconnect_ms: int = Field(default=500, ge=10)
+    # Attempts of a job whose store or replica is away, and the waits in between: doubled each time.
+    job_attempts_count_max: int = Field(default=20, ge=1)
+    job_retry_ms_min: int = Field(default=200, ge=1)
+    job_retry_ms_max: int = Field(default=30_000, ge=1)
+    # Of these, how many insist on exact counts; later ones do without.
+    job_counted_attempts_count_max: int = Field(default=5, ge=0)
+    # One call to a shard or a replica; replicas that are asked in turn; text that goes to one of them at once.
+    call_ms_max: int = Field(default=10_000, ge=1)
+    count_attempts_count_max: int = Field(default=3, ge=1)
+    count_bytes_max: int = Field(default=1 << 20, ge=1 << 10, le=2 << 20)
+    # Texts of callers under work at once; one more is OVERLOADED.
+    texts_concurrent_max: int = Field(default=4, ge=1)
+
+
+class InferenceSettings(Section):
+    """A model replica."""
+
+    # `local` runs a small real model on the CPU; `scripted` makes text up at a set pace, for tests.
+    engine: Literal["local", "scripted"] = "local"
+    # The name under which the model is served; None takes the engine's own.
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    # None takes what the model was trained for; a smaller number saves memory.
+    context_tokens_max: int | None = Field(default=None, ge=256)
+    max_output_tokens_default: int = Field(default=512, ge=1)
+    # Converted tokenizers; rebuilt when absent.
+    cache_dir: Path = Path.home() / ".cache" / "isthmus"
+    # Token ids of the sessions seen last.
+    window_cache_bytes_max: int = Field(default=512 << 20, ge=0)
+    # A window that turns out this many times longer than the model takes is not read to its end.
+    window_excess_factor_max: float = Field(default=4.0, ge=1.0)
+    # Requests in the engine's batch, those that wait for a place in it, and when to come back if both are full.
+    requests_running_max: int = Field(default=16, ge=1)
+    requests_waiting_max: int = Field(default=64, ge=0)
+    overload_retry_ms: int = Field(default=500, ge=1)
+    # Shards that are asked in turn for a window when one does not answer.
+    pull_attempts_count_max: int = Field(default=3, ge=1)
+    # Text that goes to the tokenizer at once, and tokens whose vectors are looked up at once.
+    tokenize_chars_max: int = Field(default=1 << 18, ge=1)
+    embed_tokens_max: int = Field(default=1 << 15, ge=1)
+    # Threads that tokenise and embed beside the event loop.
+    text_threads_count: int = Field(default=2, ge=1, le=64)
+    # The local engine: memory for keys and values, tokens in one step, threads (0: as many as there are cores).
+    kv_cache_gib: int = Field(default=1, ge=1)
+    batch_tokens_max: int = Field(default=2_048, ge=16)
+    threads_count: int = Field(default=0, ge=0)
+    # The scripted engine: pace (0 tokens a second: all at once), length of its replies, prefixes it remembers.
+    scripted_ttft_ms: float = Field(default=0.0, ge=0.0)
+    scripted_tokens_per_s: float = Field(default=0.0, ge=0.0)
+    scripted_output_tokens: int = Field(default=64, ge=1)
+    scripted_prefixes_count_max: int = Field(default=4_096, ge=1)
+
+
+class GatewaySettings(Section):
+    """The gateway's two edges."""
+
+    # Turns under way at once; one more is OVERLOADED.
+    turns_count_max: int = Field(default=512, ge=1)
+    # The longest a turn may take, whatever its caller's deadline.
+    turn_deadline_ms: int = Field(default=600_000, ge=1)
+    # How long a turn stays its driver's without a renewal: when a gateway dies, its turns wait this long for another.
+    lease_ms: int = Field(default=1_500, ge=300, le=60_000)
+    # Windows planned anew for one turn, because the replica's exact count was over the model's bound.
+    replans_count_max: int = Field(default=3, ge=0)
+    # Output beyond this ends the reply as a length limit does.
+    reply_bytes_max: int = Field(default=4_000_000, ge=1, le=4 << 20)
+    # The model of turns that name none; None takes the first by name among those that are served.
+    model_default: str | None = None
+    # One attempt of a call to a shard, and how long one that is waited for answers at the latest.
+    store_call_ms_max: int = Field(default=10_000, ge=1)
+    wait_turn_ms: int = Field(default=5_000, ge=1)
+    # How long a shard or replica that is away is waited for, and the waits in between: doubled, with jitter.
+    upstream_wait_ms_max: int = Field(default=10_000, ge=0)
+    retry_wait_ms_min: int = Field(default=20, ge=1)
+    retry_wait_ms_max: int = Field(default=500, ge=1)
+    # Telling the shard that a turn has failed.
+    fail_turn_ms_max: int = Field(default=2_000, ge=1)
+    # Telling a member that a session is erased, and members that are told at once.
+    forget_ms_max: int = Field(default=1_000, ge=1)
+    forget_concurrent_max: int = Field(default=16, ge=1)
+    # HTTP: requests open at once; one more is OVERLOADED.
+    http_requests_count_max: int = Field(default=1_024, ge=1)
+    # A request's body: 2 MiB of text, as JSON escapes it at worst; and how long it may take to arrive.
+    http_body_bytes_max: int = Field(default=16 << 20, ge=1 << 10)
+    http_body_ms_max: int = Field(default=30_000, ge=1)
+    # A page of items ends once its text is past this.
+    http_page_bytes_max: int = Field(default=4 << 20, ge=1)
+    # An idle connection is closed after this, in whole seconds.
+    http_keepalive_ms: int = Field(default=5_000, ge=1_000)
