@@ -29,10 +29,11 @@ class Loader:
         """Reads a session; NotFound if there is none."""
         snapshot = await self._snapshot(keys, 0)
         history = History()
-        await self._append(keys, history, snapshot)
+        has_gaps = await self._append(keys, history, snapshot)
         hot = self._copy(keys, snapshot, history, Segments(self._settings.segment_tokens))
-        # A part that was never written has no mark; what a fork shares may have one all the same.
-        if hot.void_at or hot.links:
+        # A part that was never written has no mark; what a fork shares may have one all the same. A fragment that was
+        # erased since the snapshot has no row: a segment that ends behind it needs its size.
+        if has_gaps or hot.void_at or hot.links:
             await self._read_void(keys, hot)
         if hot.counts_at or hot.links:
             await self._read_counts(keys, hot)
@@ -50,11 +51,11 @@ class Loader:
         is_known = descends(snapshot.token(b"version"), old.version) and snapshot.links == old.links
         if snapshot.token(b"incarnation") != old.incarnation or not is_known:
             return await self.load(keys)
-        await self._append(keys, old.history, snapshot)
+        has_gaps = await self._append(keys, old.history, snapshot)
         hot = self._copy(keys, snapshot, old.history, old.segments)
         hot.announced = old.announced
         hot.shared_bytes, hot.shared_tokens = old.shared_bytes, old.shared_tokens
-        if hot.void_at != old.void_at:
+        if has_gaps or hot.void_at != old.void_at:
             await self._read_void(keys, hot)
         if hot.counts_at != old.counts_at or hot.tokenizer != old.tokenizer:
             hot.history.forget_counts()
@@ -91,19 +92,20 @@ class Loader:
             shared=snapshot.number(b"shared"),
         )
 
-    async def _append(self, keys: Keys, history: History, snapshot: Snapshot) -> None:
-        revision = snapshot.number(b"revision")
+    async def _append(self, keys: Keys, history: History, snapshot: Snapshot) -> bool:
+        """Takes in the log's tail; whether some of it is erased."""
+        revision, has_gaps = snapshot.number(b"revision"), False
         if history.revision < snapshot.number(b"shared"):
             await self._append_shared(keys, history, snapshot.number(b"shared"))
         rows = snapshot.rows
         while rows:
-            _take(history, rows, revision)
+            has_gaps |= _take(history, rows, revision)
             if history.revision >= revision or len(rows) < self._settings.log_page_count_max:
                 break
             first = rows[-1].sequence + 1
             rows = await self._log.rows(keys, first, revision, self._settings.log_page_count_max, with_bodies=False)
         # Erased ones at the log's end have no row of their own.
-        _take(history, (), revision)
+        return _take(history, (), revision) or has_gaps
 
     async def _append_shared(self, keys: Keys, history: History, shared: int) -> None:
         count = self._settings.log_page_count_max
@@ -144,8 +146,9 @@ class Loader:
                     hot.summarise(summary)
 
 
-def _take(history: History, rows: Sequence[Row], revision: int) -> None:
-    """Appends rows; numbers without one belong to fragments that were erased."""
+def _take(history: History, rows: Sequence[Row], revision: int) -> bool:
+    """Appends rows; numbers without one belong to fragments that were erased: whether there are any."""
+    before = history.revision
     for row in rows:
         while history.revision + 1 < row.sequence:
             history.append_erased()
@@ -154,6 +157,7 @@ def _take(history: History, rows: Sequence[Row], revision: int) -> None:
     if not rows:
         while history.revision < revision:
             history.append_erased()
+    return history.revision - before > len(rows)
 
 
 def _origins(keys: Keys, hot: HotSession) -> Iterator[tuple[Keys, bytes, int, int]]:

@@ -19,7 +19,7 @@ from context_store.log.reads import LogReads
 from context_store.log.stored import Meter
 from context_store.window.summaries import SummaryRef, item
 from context_store.window.window import Item, Window
-from services.errors import IsthmusError, NotFound
+from services.errors import IsthmusError
 
 # A message's field of window items, to be added to.
 Items: TypeAlias = "RepeatedCompositeFieldContainer[window_pb2.WindowItem]"
@@ -60,7 +60,7 @@ class Manifests:
     async def write(self, into: Items, hot: HotSession, parts: Sequence[Item], meter: Meter | None = None) -> None:
         """Adds the window items with their texts. CORRUPT where one cannot be read back.
 
-        REVISION_CONFLICT where it is of a past that may be going just now, NotFound where the whole session has gone.
+        REVISION_CONFLICT where it is gone since, or of a past that may be going just now; NotFound with the session.
         """
         keys = Keys(hot.tenant, hot.session)
         sequences = sorted(part for part in parts if isinstance(part, int))
@@ -68,19 +68,16 @@ class Manifests:
         whole = {fragment.sequence: fragment for fragment in found}
         refs = [part for part in parts if isinstance(part, SummaryRef)]
         bodies = await self._log.summary_bodies(keys, [ref.name for ref in refs], meter)
-        if len(found) < len(sequences) or None in bodies:
-            await self._require_there(keys, hot)
+        # What is missing may have been erased, or have gone with its session, since the copy was made.
+        is_old = (len(found) < len(sequences) or None in bodies) and await self._log.version(keys) != hot.version
+        if is_old:
+            raise _changed(hot, "it has changed since its window was planned")
         summaries = {ref.name: body for ref, body in zip(refs, bodies, strict=True)}
         for part in parts:
             if isinstance(part, int):
                 _add_fragment(into, hot, part, whole.get(part))
             else:
                 into.append(_summary_item(hot, part, summaries[part.name]))
-
-    async def _require_there(self, keys: Keys, hot: HotSession) -> None:
-        incarnation, is_seen, _ = await self._log.presence(keys)
-        if not is_seen or incarnation != hot.incarnation:
-            raise NotFound(f"sessions/{keys.session}")
 
 
 def item_size(hot: HotSession, part: Item) -> int:
@@ -140,8 +137,14 @@ def _summary_item(hot: HotSession, ref: SummaryRef, body: bytes | None) -> windo
 
 def _lost(hot: HotSession, what: str, why: str, last: int) -> IsthmusError:
     """Why there is no text. A past that is shared may be going with its ancestor, which cuts the fork off just then."""
-    message = f"sessions/{hot.session}: {what} cannot be read back for a window: {why}"
     if last <= hot.shared:
-        message += "; expected it in the past that the session shares, which may be erased just now: try again"
-        return IsthmusError(errors_pb2.ERROR_REASON_REVISION_CONFLICT, message)
-    return IsthmusError(errors_pb2.ERROR_REASON_CORRUPT, message)
+        return _changed(hot, f"{what} is of a past that it shares and that is not there")
+    return IsthmusError(
+        errors_pb2.ERROR_REASON_CORRUPT, f"sessions/{hot.session}: {what} cannot be read back for a window: {why}"
+    )
+
+
+def _changed(hot: HotSession, why: str) -> IsthmusError:
+    return IsthmusError(
+        errors_pb2.ERROR_REASON_REVISION_CONFLICT, f"sessions/{hot.session}: {why}; expected it at rest, try again"
+    )

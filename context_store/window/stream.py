@@ -44,7 +44,7 @@ class WindowService:
         try:
             yield opening
             while coming:
-                page, start = await self._arrived(keys, request, coming)
+                page, start = await self._arrived(keys, request, coming, start)
                 # The next page is on its way from Valkey while the caller takes this one in.
                 coming = self._coming(await self._holding(keys, request), start, request)
                 yield page
@@ -66,15 +66,20 @@ class WindowService:
         await self._manifests.write(page.items, hot, parts)
         return page, stop
 
-    async def _arrived(self, keys: Keys, request: api.ReadWindowRequest, coming: asyncio.Task[_Page]) -> _Page:
+    async def _arrived(
+        self, keys: Keys, request: api.ReadWindowRequest, coming: asyncio.Task[_Page], start: int
+    ) -> _Page:
         """The page; WINDOW_CHANGED where a fragment of it was erased while it was on its way."""
         try:
             return await coming
         except IsthmusError as error:
-            if error.reason in (errors_pb2.ERROR_REASON_CORRUPT, errors_pb2.ERROR_REASON_REVISION_CONFLICT):
-                await self._store.read(keys)
-                await self._holding(keys, request)
-            raise
+            if error.reason not in (errors_pb2.ERROR_REASON_CORRUPT, errors_pb2.ERROR_REASON_REVISION_CONFLICT):
+                raise
+        # An old copy may have the same window of other fragments: of a turn that came to nothing, erased since.
+        await self._store.read(keys)
+        hot = await self._holding(keys, request)
+        stop = self._page_end(hot, start, request.end.item_count)
+        return await self._page(hot, list(hot.window.items(start, stop)), stop)
 
     async def _holding(self, keys: Keys, request: api.ReadWindowRequest) -> HotSession:
         """The copy that has this window: the one at hand, or else the newest."""

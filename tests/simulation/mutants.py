@@ -12,6 +12,8 @@ from unittest import mock
 
 import context_store
 from context_store.hot import loading
+from context_store.log.keys import Keys
+from context_store.session.deletion import Deletions
 from services.valkey import Acknowledger
 from tests.simulation.plan import Harm, Plan
 
@@ -31,8 +33,6 @@ class Mutant:
     patched: tuple[object, str, object] | None = None
     # It takes a primary that is lost: plans without one are passed over.
     is_lossy: bool = False
-    # Where the search for it begins: a few bugs are rare.
-    base: int = 0
 
     def texts(self) -> dict[str, str]:
         """The changed scripts by name. AssertionError where a script does not have what is to be replaced."""
@@ -55,8 +55,12 @@ class Mutant:
 
 
 _SEEN = ("redis.call('HSET', meta, 'seen', ARGV[1])", "")
-_RUN = ("string.format('%06d', redis.call('TIME')[2])", "'000000'")
-_CHANGES = ("open_turn", "commit_turn", "close_turn", "append_messages", "append_document", "erase_fragment")
+
+
+async def _uncut(self: Deletions, keys: Keys, incarnation: bytes) -> list[str]:
+    """No forks, whatever there are."""
+    return []
+
 
 MUTANTS: Final = (
     Mutant(
@@ -98,10 +102,14 @@ MUTANTS: Final = (
         is_lossy=True,
     ),
     Mutant(
-        "a call that is sent again after a failover makes the version that was lost",
-        "the log makes|in the log",
-        dict.fromkeys(_CHANGES, _RUN),
-        is_lossy=True,
+        "a deletion leaves all but the session's fields",
+        "keys without an owner|sequence numbers|turns, of which",
+        {"erase_session": ("redis.call('UNLINK', unpack(KEYS))", "redis.call('UNLINK', KEYS[1])")},
+    ),
+    Mutant(
+        "forks are not told that an ancestor goes",
+        "the window of|REVISION_CONFLICT|has no answer",
+        patched=(Deletions, "_cut_forks", _uncut),
     ),
     Mutant(
         "a session is frozen whatever has come since it was read",

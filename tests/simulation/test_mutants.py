@@ -16,7 +16,7 @@ _SEEDS_MAX: Final = 600
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_bug_on_purpose_is_found(mutant: Mutant) -> None:
-    plans = (plan for plan in map(plan_of, range(mutant.base, mutant.base + _SEEDS_MAX)) if mutant.suits(plan))
+    plans = (plan for plan in map(plan_of, range(_SEEDS_MAX)) if mutant.suits(plan))
     found = next((plan for plan in plans if mutant.explains(run(plan, mutant).violations)), None)
     assert found, f"not found in {_SEEDS_MAX} seeds"
     assert not run(found).violations

@@ -13,6 +13,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -38,11 +39,15 @@ class Source:
 
 def library(folder: Path, changed: Mapping[str, str]) -> dict[bytes, Source]:
     """The scripts of a folder by their digest; `changed` has other texts for some names."""
+    return {sha: Source(one.name, changed.get(one.name, one.text)) for sha, one in _sources(folder).items()}
+
+
+@lru_cache(maxsize=1)
+def _sources(folder: Path) -> dict[bytes, Source]:
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua"))}
     return {
-        hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest().encode(): Source(
-            path.stem, changed.get(path.stem, path.read_text(encoding="utf-8"))
-        )
-        for path in sorted(folder.glob("*.lua"))
+        hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode(): Source(name, text)
+        for name, text in texts.items()
     }
 
 

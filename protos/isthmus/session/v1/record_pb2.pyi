@@ -23,7 +23,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SessionRecord(_message.Message):
-    """One line of an export. As a file: JSON Lines, or protobuf with each record behind its length as a varint."""
+    """One line of an export: a header, documents, turns by number, fragments by sequence, an end. Numbers are kept by an
+    import; those that no record has stay free. As a file: JSON Lines, or protobuf with each record behind its length as
+    a varint.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,7 +96,9 @@ class SessionRecord(_message.Message):
 
     @_builtins.property
     def turn(self) -> _turn_pb2.Turn:
-        """Closed turns, without `output_text`: the reply is in the fragments."""
+        """Closed turns, without `output_text`: the reply is in the fragments. After an import its `request_id` finds it, with
+        any body.
+        """
 
     @_builtins.property
     def document(self) -> _document_pb2.Document: ...
