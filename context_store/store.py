@@ -138,16 +138,18 @@ class Store:
             await self._expire(slot, number)
 
     async def _expire(self, slot: Slot, number: int) -> None:
-        stored, _, _ = await self.log.turn_state(slot.keys, number)
-        turn = turn_pb2.Turn.FromString(stored)
+        state = await self.log.turn_state(slot.keys, number)
+        turn = turn_pb2.Turn.FromString(state.stored)
         turn.state = turns.EXPIRED
         turn.end_time.CopyFrom(now())
-        await self.close(slot, turn, 0, is_lapsed_only=True)
+        await self.close(slot, state.incarnation, turn, 0, is_lapsed_only=True)
 
-    async def close(self, slot: Slot, turn: turn_pb2.Turn, attempt: int, is_lapsed_only: bool = False) -> bool:
+    async def close(
+        self, slot: Slot, incarnation: bytes, turn: turn_pb2.Turn, attempt: int, is_lapsed_only: bool = False
+    ) -> bool:
         """Closes the open turn as `turn` says, in any attempt if 0. False if it is not open so, or its lease lives."""
         letter = turns.LETTERS[turn.state]
-        reply = await self.log.close_turn(slot.keys, turn, letter, attempt, is_lapsed_only)
+        reply = await self.log.close_turn(slot.keys, incarnation, turn, letter, attempt, is_lapsed_only)
         if reply.outcome != "CLOSED":
             return False
         if slot.hot and slot.hot.version == reply.values[1]:

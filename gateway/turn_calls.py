@@ -64,7 +64,8 @@ class Reply:
 
 def lease_of(opened: context_service_pb2.OpenTurnResponse) -> context_service_pb2.TurnLease:
     """What proves that the caller drives the turn it has opened."""
-    return context_service_pb2.TurnLease(turn=opened.turn.number, attempt=opened.turn.attempt)
+    turn = opened.turn
+    return context_service_pb2.TurnLease(turn=turn.number, attempt=turn.attempt, incarnation=opened.incarnation)
 
 
 class TurnCalls:
@@ -151,13 +152,15 @@ class TurnCalls:
         message = "the caller went away before the reply was complete"
         await self.fail(lease, errors_pb2.ERROR_REASON_TURN_CANCELLED, message)
 
-    async def wait(self, turn: int) -> context_service_pb2.WaitTurnResponse:
+    async def wait(self, opened: context_service_pb2.OpenTurnResponse) -> context_service_pb2.WaitTurnResponse:
         """The turn when it is closed or its lease has lapsed, at the latest after `gateway.wait_turn_ms`."""
         timeout = duration_pb2.Duration()
         left_ms = int((self._errand.until - time.monotonic()) * 1000)
         timeout.FromMilliseconds(max(0, min(self._settings.wait_turn_ms, left_ms)))
-        request = context_service_pb2.WaitTurnRequest(key=self._errand.key, turn=turn, timeout=timeout)
         errand = self._errand
+        request = context_service_pb2.WaitTurnRequest(
+            key=errand.key, turn=opened.turn.number, timeout=timeout, incarnation=opened.incarnation
+        )
         return await self._shards.call(
             lambda stub: stub.WaitTurn, errand.tenant, errand.session, request, until=errand.until
         )

@@ -204,7 +204,7 @@ async def _ended(calls: TurnCalls, opened: Opened) -> turn_pb2.Turn | None:
         return opened.turn
     turn = opened.turn
     while turn.state == turn_pb2.Turn.STATE_OPEN:
-        waited = await calls.wait(turn.number)
+        waited = await calls.wait(opened)
         if waited.lease_lapsed:
             return None
         turn = waited.turn

@@ -14,6 +14,7 @@ from context_store.log.keys import Keys
 from context_store.log.log import Log
 from services.config import Settings
 from services.errors import IsthmusError, NotFound
+from services.long_task import LongTask
 from services.membership import View
 from services.router import STORE
 
@@ -31,16 +32,14 @@ class Moving:
         self._look_s = settings.membership.heartbeat_interval_ms / 1000
         self._poll_s = settings.store.wait_poll_ms / 1000
         self._batch = settings.store.moving_batch_count_max
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="moving sessions")
+        self._task.start(self._run(), "moving sessions")
 
     async def stop(self) -> None:
         """Ends the task."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
 
     async def turns_ended(self) -> None:
         """Waits until no turn is open in any copy, wherever it is closed. Bounded by the caller's timeout."""
@@ -78,10 +77,10 @@ class Moving:
     async def _is_open(self, keys: Keys, turn: int) -> bool:
         """Whether the turn is open and driven: its driver may have gone on with it at another shard."""
         try:
-            _, attempt, left_ms = await self._log.turn_state(keys, turn)
+            state = await self._log.turn_state(keys, turn)
         except NotFound:
             return False
         except (IsthmusError, RedisError) as error:
             _log.warning("open turn not looked at", session=keys.session, turn=turn, error=str(error))
             return True
-        return bool(attempt) and left_ms > 0
+        return bool(state.attempt) and state.left_ms > 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from isthmus.context.v1.context_service_pb2 import TurnLease
 from isthmus.session.v1 import document_pb2, session_pb2, turn_pb2
 
 from context_store.log.keys import Keys, tenant_index, usage
@@ -167,6 +168,7 @@ class Log(LogReads):
         self,
         keys: Keys,
         version: bytes,
+        incarnation: bytes,
         turn: turn_pb2.Turn,
         tokenizer: bytes,
         counts: Iterable[tuple[int, int]],
@@ -176,26 +178,35 @@ class Log(LogReads):
         disk: bool = False,
     ) -> Reply:
         pairs = count_arguments(tokenizer, counts)
-        args: list[Argument] = [version, turn.number, turn.attempt, turn.SerializeToString(), turn.last_input_sequence]
-        args += [tokenizer, len(pairs) // 2, *pairs, *entry_arguments(entries)]
+        args: list[Argument] = [version, turn.number, turn.attempt, incarnation, turn.SerializeToString()]
+        args += [turn.last_input_sequence, tokenizer, len(pairs) // 2, *pairs, *entry_arguments(entries)]
         names = [keys.meta, keys.log, keys.turns, keys.requests, keys.counts]
         return await self._change("commit_turn", keys, names, args, meter, disk=disk)
 
     async def close_turn(
-        self, keys: Keys, turn: turn_pb2.Turn, letter: bytes, attempt: int, is_lapsed_only: bool = False
+        self,
+        keys: Keys,
+        incarnation: bytes,
+        turn: turn_pb2.Turn,
+        letter: bytes,
+        attempt: int,
+        is_lapsed_only: bool = False,
     ) -> Reply:
         """`attempt` 0 closes any."""
-        args: list[Argument] = [turn.number, attempt, letter, turn.SerializeToString(), "1" if is_lapsed_only else "0"]
+        args: list[Argument] = [turn.number, attempt, incarnation, letter, turn.SerializeToString()]
+        args += ["1" if is_lapsed_only else "0"]
         return await self._change("close_turn", keys, [keys.meta, keys.turns, keys.requests, keys.void], args)
 
-    async def renew_turn(self, keys: Keys, turn: int, attempt: int, lease_ms: int) -> Reply:
+    async def renew_turn(self, keys: Keys, lease: TurnLease, lease_ms: int) -> Reply:
         # Not waited for: a renewal that is lost ends the lease earlier, and the attempt's number still fences.
-        return _reply(keys, await self._run("renew_turn", keys, [keys.meta, keys.turns], [turn, attempt, lease_ms]))
+        args: list[Argument] = [lease.turn, lease.attempt, lease.incarnation, lease_ms]
+        return _reply(keys, await self._run("renew_turn", keys, [keys.meta, keys.turns], args))
 
     async def replan_turn(
         self,
         keys: Keys,
         version: bytes,
+        incarnation: bytes,
         turn: turn_pb2.Turn,
         tokenizer: bytes,
         scale: float,
@@ -204,7 +215,7 @@ class Log(LogReads):
         meter: Meter,
     ) -> Reply:
         """`base` is set where a new epoch begins; an empty tokenizer keeps the session's."""
-        args: list[Argument] = [version, turn.number, turn.attempt, tokenizer, repr(scale)]
+        args: list[Argument] = [version, turn.number, turn.attempt, incarnation, tokenizer, repr(scale)]
         args += [*base_arguments(base), *count_arguments(tokenizer, counts)]
         # Not waited for: a plan that is lost is made again.
         names = [keys.meta, keys.turns, keys.counts]

@@ -11,7 +11,16 @@ from isthmus.session.v1 import document_pb2, session_pb2
 from context_store.log.keys import Keys, tenant_index
 from context_store.log.links import Link, ancestor, links_of
 from context_store.log.running import Running, Thaw
-from context_store.log.stored import Meter, Row, Snapshot, document_of, inherited_row, inherited_turn, rows_of
+from context_store.log.stored import (
+    Meter,
+    Row,
+    Snapshot,
+    TurnState,
+    document_of,
+    inherited_row,
+    inherited_turn,
+    rows_of,
+)
 from context_store.session.shown import LISTED, is_over, shown
 from services.errors import NotFound
 from services.valkey import Acknowledger, Argument, Client
@@ -99,14 +108,13 @@ class LogReads(Running):
             await self.require_alive(keys)
         return [value or b"" for value in stored]
 
-    async def turn_state(self, keys: Keys, turn: int) -> tuple[bytes, int, int]:
-        """(Turn proto or empty, attempt or 0 if closed, ms left of the lease). That it is closed is acknowledged."""
-        answer, _ = await self._run_acknowledged("turn_state", keys, [keys.meta, keys.turns], [turn])
+    async def turn_state(self, keys: Keys, turn: int, incarnation: bytes = b"") -> TurnState:
+        """The turn, of that incarnation of the session if one is given. That it is closed is acknowledged."""
+        answer, _ = await self._run_acknowledged("turn_state", keys, [keys.meta, keys.turns], [turn, incarnation])
         if answer == [b"MISSING"]:
             raise NotFound(f"sessions/{keys.session}")
-        if not answer[0]:
-            return (await self.turns(keys, [turn]))[0] or b"", 0, 0
-        return bytes(answer[0]), int(answer[1]), int(answer[2])
+        stored = answer[0] or (await self.turns(keys, [turn]))[0] or b""
+        return TurnState(bytes(stored), int(answer[1]), int(answer[2]), bytes(answer[3]))
 
     async def has_request(self, keys: Keys, request_id: str) -> bool:
         """Whether a request of this id was carried out, or is."""

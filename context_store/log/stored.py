@@ -57,6 +57,17 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class TurnState:
+    """A turn as the log has it, empty if there is none, with what its open life adds: a closed one has attempt 0."""
+
+    stored: bytes
+    attempt: int
+    left_ms: int
+    # Of the session that it is a turn of.
+    incarnation: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """An entry with its place; `body` is empty where it was not asked for."""
 

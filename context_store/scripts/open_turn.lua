@@ -4,9 +4,9 @@
 --   done turn must have or '', number of the new turn, Turn proto, window base or '' for the same epoch, epoch, '1'
 --   to open or '0' to only look, then for each fragment: header, body, size.
 -- Returns {outcome, version, ...}:
---   AGAIN | TAKEN_OVER, version, turn, attempt      the caller drives a turn that was there
---   ATTACHED, version, turn, attempt, ms left       another driver does
---   FINISHED, version, turn                         it is closed
+--   AGAIN | TAKEN_OVER, version, incarnation, turn, attempt     the caller drives a turn that was there
+--   ATTACHED, version, incarnation, turn, attempt, ms left      another driver does
+--   FINISHED, version, incarnation, turn                        it is closed
 --   BUSY, version, ms left | LAPSED, version, turn  another turn is open, with or without a live lease
 --   NOT_LATEST, version, number of the latest done turn
 --   OPENED, version | NEW | STALE | REUSED | COLD | MISSING
@@ -14,7 +14,7 @@ local meta, log, turns, requests = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 local m = redis.call('HMGET', meta, 'version', 'cold', 'open_turn', 'open_attempt', 'open_driver', 'lease_until_ms',
-  'done_turn', 'revision')
+  'done_turn', 'revision', 'incarnation')
 local version, open_turn = m[1], m[3]
 if not version then return {'MISSING'} end
 if m[2] then return {'COLD'} end
@@ -29,16 +29,16 @@ if known then
   local turn = redis.call('HGET', turns, number)
   -- What is answered is acknowledged: a write moves the connection on to where WAIT has to wait for.
   redis.call('HSET', meta, 'seen', ARGV[1])
-  if state == 'D' or state == 'C' then return {'FINISHED', version, turn} end
+  if state == 'D' or state == 'C' then return {'FINISHED', version, m[9], turn} end
   if state == 'O' then
     local attempt = tonumber(m[4])
     if m[5] == ARGV[5] then
       redis.call('HSET', meta, 'lease_until_ms', now + ARGV[6])
-      return {'AGAIN', version, turn, attempt}
+      return {'AGAIN', version, m[9], turn, attempt}
     end
-    if left > 0 then return {'ATTACHED', version, turn, attempt, left} end
+    if left > 0 then return {'ATTACHED', version, m[9], turn, attempt, left} end
     redis.call('HSET', meta, 'open_attempt', attempt + 1, 'open_driver', ARGV[5], 'lease_until_ms', now + ARGV[6])
-    return {'TAKEN_OVER', version, turn, attempt + 1}
+    return {'TAKEN_OVER', version, m[9], turn, attempt + 1}
   end
   -- It failed or expired: the request runs anew, as a new turn.
 end

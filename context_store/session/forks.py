@@ -24,7 +24,7 @@ from context_store.session.creating import Creator
 from context_store.session.deletion import Deletions
 from context_store.session.fork_notes import fork_name
 from context_store.session.session_fields import MUTABLE, copy_fields, set_fields
-from context_store.store import StaleError, Store, keys_of, now
+from context_store.store import StaleError, Store, keys_of, now, require_turn
 from context_store.turn import turns
 from context_store.window.epoch import Base
 from services.errors import InvalidField, IsthmusError, NotFound
@@ -101,11 +101,9 @@ class ForkService:
             latest = hot.turn_count - 1 if hot.open else hot.turn_count
             done = await self._latest_done(keys, latest)
             return Point(latest, last, done.number, done.last_input_sequence)
-        stored, attempt, _ = await self._store.log.turn_state(keys, number)
-        if not stored:
-            raise NotFound(f"sessions/{keys.session}/turns/{number}")
-        turn = turn_pb2.Turn.FromString(stored)
-        if attempt or turn.state == turns.OPEN:
+        state = await self._store.log.turn_state(keys, number)
+        turn = require_turn(keys.session, number, state.stored)
+        if state.attempt or turn.state == turns.OPEN:
             raise IsthmusError(
                 errors_pb2.ERROR_REASON_TURN_STATE, f"{turn.name} is open; expected a closed turn to fork at"
             )

@@ -135,7 +135,7 @@ class Spill:
 
     async def _turn(self, keys: Keys, name: str) -> turn_pb2.Turn:
         match = _TURN.search(name)
-        stored = (await self._log.turn_state(keys, int(match[1])))[0] if match else b""
+        stored = (await self._log.turn_state(keys, int(match[1]))).stored if match else b""
         return turn_pb2.Turn.FromString(stored)
 
     async def _live(self, keys: Keys, turn: turn_pb2.Turn, name: str) -> list[tuple[int, int]]:

@@ -49,15 +49,19 @@ async def driven_turn(
     store: Store, slot: Slot, hot: HotSession, lease: api.TurnLease, event: turns.Event
 ) -> tuple[HotSession, turn_pb2.Turn]:
     """A copy of the open turn, or the closed one where the event of this attempt had happened already."""
-    if not hot.open or hot.open.number != lease.turn:
+    if not _is_open(hot, lease):
         hot = await store.sessions.fresh(slot)
-    turn = turn_pb2.Turn()
-    if hot.open and hot.open.number == lease.turn:
+    if hot.open and _is_open(hot, lease):
+        turn = turn_pb2.Turn()
         turn.CopyFrom(hot.open)
         turn.attempt = lease.attempt
         return hot, turn
-    stored, attempt, _ = await store.log.turn_state(slot.keys, lease.turn)
-    return hot, find_repeat(slot.keys, lease, Reply("REFUSED", [stored, attempt]), event)
+    state = await store.log.turn_state(slot.keys, lease.turn, lease.incarnation)
+    return hot, find_repeat(slot.keys, lease, Reply("REFUSED", [state.stored, state.attempt]), event)
+
+
+def _is_open(hot: HotSession, lease: api.TurnLease) -> bool:
+    return hot.incarnation == lease.incarnation and hot.open is not None and hot.open.number == lease.turn
 
 
 class Replanning:
@@ -87,7 +91,15 @@ class Replanning:
             raise too_large(error) from error
         self._meter.plan_ms += (time.perf_counter() - started) * 1000
         reply = await store.log.replan_turn(
-            self._keys, hot.version, turn, tokenizer, hot.scale, plan.base, counts_of(request.counts), self._meter
+            self._keys,
+            hot.version,
+            hot.incarnation,
+            turn,
+            tokenizer,
+            hot.scale,
+            plan.base,
+            counts_of(request.counts),
+            self._meter,
         )
         if reply.outcome == "STALE":
             raise StaleError
@@ -103,6 +115,7 @@ class Replanning:
             turn=turn,
             manifest=await self._manifests.manifest(hot, turn, self._meter),
             timing=timing(self._meter, store.member_id),
+            incarnation=hot.incarnation,
         )
 
     def _limit(self, hot: HotSession, turn: turn_pb2.Turn) -> int:
@@ -149,6 +162,7 @@ class Committing:
         reply = await store.log.commit_turn(
             self._keys,
             hot.version,
+            hot.incarnation,
             turn,
             tokenizer,
             counts,

@@ -140,6 +140,7 @@ class Opening:
             manifest=await self._manifests.manifest(hot, turn, self._meter),
             timing=timing(self._meter, self._store.member_id),
             durability=durability(ack),
+            incarnation=hot.incarnation,
         )
 
     async def _found(self, slot: Slot, hot: HotSession, reply: Reply) -> api.OpenTurnResponse:
@@ -157,8 +158,8 @@ class Opening:
             case "ATTACHED":
                 return self._waiting(reply)
             case "FINISHED":
-                turn = require_turn(self._keys.session, 0, reply.values[1])
-                hot = await self._store.sessions.fresh(slot)
+                turn = require_turn(self._keys.session, 0, reply.values[2])
+                hot = await self._same(slot, reply)
                 return api.OpenTurnResponse(
                     outcome=api.OpenTurnResponse.OUTCOME_FINISHED,
                     turn=await with_text(self._store, hot, turn),
@@ -168,13 +169,21 @@ class Opening:
                 raise self._refusal(reply)
 
     def _waiting(self, reply: Reply) -> api.OpenTurnResponse:
-        turn = turn_pb2.Turn.FromString(reply.values[1])
-        turn.attempt = int(reply.values[2])
+        turn = turn_pb2.Turn.FromString(reply.values[2])
+        turn.attempt = int(reply.values[3])
         return api.OpenTurnResponse(
             outcome=api.OpenTurnResponse.OUTCOME_ATTACHED,
             turn=turn,
             timing=timing(self._meter, self._store.member_id),
+            incarnation=bytes(reply.values[1]),
         )
+
+    async def _same(self, slot: Slot, reply: Reply) -> HotSession:
+        """The session that a turn was found in, as it is now."""
+        hot = await self._store.sessions.fresh(slot)
+        if hot.incarnation != reply.values[1]:
+            raise StaleError
+        return hot
 
     def _refusal(self, reply: Reply) -> IsthmusError:
         if reply.outcome == "NOT_LATEST":
@@ -193,17 +202,17 @@ class Opening:
     ) -> api.OpenTurnResponse:
         """The caller drives a turn that is in the log: its window is planned anew, as it may have another room."""
         store = self._store
-        hot = await store.sessions.fresh(slot)
+        hot = await self._same(slot, reply)
         hot.use_tokenizer(tokenizer_of(self._request.tokenizer))
-        turn = turn_pb2.Turn.FromString(reply.values[1])
-        turn.attempt = int(reply.values[2])
+        turn = turn_pb2.Turn.FromString(reply.values[2])
+        turn.attempt = int(reply.values[3])
         try:
             plan = hot.plan_turn(turn, hot.limit(self._request.window_tokens_max))
         except TurnTooLargeError as error:
             raise too_large(error) from error
         if plan.base:
             kept = await store.log.replan_turn(
-                self._keys, hot.version, turn, b"", hot.scale, plan.base, (), self._meter
+                self._keys, hot.version, hot.incarnation, turn, b"", hot.scale, plan.base, (), self._meter
             )
             if kept.outcome != "PLANNED":
                 raise StaleError

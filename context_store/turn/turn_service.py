@@ -10,11 +10,12 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
 
 from context_store.log.keys import Keys
+from context_store.log.stored import TurnState
 from context_store.session import page_tokens
 from context_store.store import Store, keys_of, now, page_count, read_page_token, refused, require_turn, with_text
 from context_store.turn import turns
 from context_store.turn.driving import find_repeat
-from services.errors import InvalidField, IsthmusError
+from services.errors import InvalidField, IsthmusError, NotFound
 
 PAGE_SIZE_DEFAULT = 100
 
@@ -36,7 +37,7 @@ class TurnService:
         """Extends the lease."""
         keys = keys_of(request.key)
         lease_ms = self.lease_ms("duration", request.duration)
-        reply = await self._store.log.renew_turn(keys, request.lease.turn, request.lease.attempt, lease_ms)
+        reply = await self._store.log.renew_turn(keys, request.lease, lease_ms)
         if reply.outcome == "REFUSED":
             find_repeat(keys, request.lease, reply, turns.Event.RENEW)
 
@@ -57,7 +58,8 @@ class TurnService:
     ) -> turn_pb2.Turn:
         async with self._store.sessions.hold(keys) as slot:
             for _ in range(self._store.settings.revision_retries_count_max):
-                turn = await self._turn(keys, lease.turn)
+                state = await self._store.log.turn_state(keys, lease.turn, lease.incarnation)
+                turn = _turn(keys, lease.turn, state)
                 try:
                     if turns.is_repeat(turn.state, event, lease.attempt in (0, turn.attempt)):
                         return turn
@@ -65,24 +67,24 @@ class TurnService:
                     raise refused(turn, error.reason) from error
                 turn.MergeFrom(closed)
                 turn.end_time.CopyFrom(now())
-                if await self._store.close(slot, turn, lease.attempt):
+                if await self._store.close(slot, state.incarnation, turn, lease.attempt):
                     return turn
         raise IsthmusError(
             errors_pb2.ERROR_REASON_REVISION_CONFLICT,
             f"sessions/{keys.session}/turns/{lease.turn} changed hands under this call; expected it at rest once",
         )
 
-    async def _turn(self, keys: Keys, number: int) -> turn_pb2.Turn:
-        stored, attempt, _ = await self._store.log.turn_state(keys, number)
-        turn = require_turn(keys.session, number, stored)
-        turn.attempt = attempt or turn.attempt
-        return turn
-
     async def get(self, request: api.GetTurnRequest) -> turn_pb2.Turn:
         """The turn with its reply."""
         keys = keys_of(request.key)
-        turn = await self._turn(keys, request.turn)
-        return await with_text(self._store, await self._store.read(keys), turn)
+        return await self._whole(keys, request.turn, await self._store.log.turn_state(keys, request.turn))
+
+    async def _whole(self, keys: Keys, number: int, state: TurnState) -> turn_pb2.Turn:
+        turn = _turn(keys, number, state)
+        hot = await self._store.read(keys)
+        if hot.incarnation != state.incarnation:
+            raise NotFound(turn.name)
+        return await with_text(self._store, hot, turn)
 
     async def list(self, request: api.ListTurnsRequest) -> api.ListTurnsResponse:
         """Turns by number, without their text."""
@@ -110,18 +112,24 @@ class TurnService:
         loop = asyncio.get_running_loop()
         timeout_ms = min(request.timeout.ToMilliseconds(), self._store.settings.wait_ms_max)
         deadline = loop.time() + timeout_ms / 1000
+        incarnation = request.incarnation
         with self._store.sessions.watch(keys) as slot:
             while True:
                 closed = slot.closed
-                stored, attempt, left_ms = await self._store.log.turn_state(keys, request.turn)
-                turn = require_turn(keys.session, request.turn, stored)
+                state = await self._store.log.turn_state(keys, request.turn, incarnation)
+                incarnation = state.incarnation
                 remaining_s = deadline - loop.time()
-                if not attempt or left_ms <= 0 or remaining_s <= 0:
+                if not state.attempt or state.left_ms <= 0 or remaining_s <= 0:
                     break
                 await _either(closed, min(remaining_s, self._store.settings.wait_poll_ms / 1000))
-        turn.attempt = attempt or turn.attempt
-        whole = await with_text(self._store, await self._store.read(keys), turn)
-        return api.WaitTurnResponse(turn=whole, lease_lapsed=bool(attempt) and left_ms <= 0)
+        whole = await self._whole(keys, request.turn, state)
+        return api.WaitTurnResponse(turn=whole, lease_lapsed=bool(state.attempt) and state.left_ms <= 0)
+
+
+def _turn(keys: Keys, number: int, state: TurnState) -> turn_pb2.Turn:
+    turn = require_turn(keys.session, number, state.stored)
+    turn.attempt = state.attempt or turn.attempt
+    return turn
 
 
 async def _either(event: asyncio.Event, timeout_s: float) -> None:

@@ -30,6 +30,8 @@ class RpcSettings(Section):
     message_bytes_max: int = Field(default=6 << 20, ge=1 << 16)
     edge_message_bytes_max: int = Field(default=16 << 20, ge=1 << 16)
     metadata_bytes_max: int = Field(default=16 << 10, ge=1 << 12)
+    # What a stream's sender may send before its receiver has taken it: less stops a window's reading at every page.
+    stream_ahead_bytes_max: int = Field(default=4 << 20, ge=1 << 16, le=64 << 20)
     # Open rpcs a server holds; one more is OVERLOADED.
     concurrent_rpcs_max: int = Field(default=2_048, ge=1)
     keepalive_ms: int = Field(default=10_000, ge=1_000)

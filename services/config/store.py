@@ -32,7 +32,7 @@ class StoreSettings(Section):
     bodies_bytes_max: int = Field(default=64 << 20, ge=0)
     # Text that travels in a manifest, in one message of a stream, and in one page of a list.
     manifest_bytes_max: int = Field(default=256 << 10, ge=0)
-    chunk_bytes_max: int = Field(default=768 << 10, ge=65_536, le=768 << 10)
+    chunk_bytes_max: int = Field(default=384 << 10, ge=65_536, le=768 << 10)
     page_bytes_max: int = Field(default=1 << 20, ge=65_536, le=2 << 20)
     # Entries of the log that one read of Valkey returns.
     log_page_count_max: int = Field(default=1_000, ge=1, le=10_000)

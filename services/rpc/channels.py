@@ -66,6 +66,7 @@ def channel_options(
     return [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", message_bytes_max),
+        ("grpc.http2.lookahead_bytes", settings.stream_ahead_bytes_max),
         ("grpc.max_metadata_size", settings.metadata_bytes_max),
         ("grpc.keepalive_time_ms", settings.keepalive_ms),
         ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),

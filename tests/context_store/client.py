@@ -52,6 +52,11 @@ async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str, dict[s
     raise AssertionError(f"was not refused: {answer}")
 
 
+def lease_of(opened: api.OpenTurnResponse) -> api.TurnLease:
+    turn = opened.turn
+    return api.TurnLease(turn=turn.number, attempt=turn.attempt, incarnation=opened.incarnation)
+
+
 class StoreClient:
     """Calls about one session, unless told of another."""
 
@@ -118,11 +123,11 @@ class StoreClient:
         return await self.stub.OpenTurn(self.open_request(*messages, **options))
 
     def commit_request(
-        self, turn: turn_pb2.Turn, text: str, counts: Iterable[tuple[int, int]] = ()
+        self, opened: api.OpenTurnResponse, text: str, counts: Iterable[tuple[int, int]] = ()
     ) -> api.CommitTurnRequest:
         return api.CommitTurnRequest(
             key=self.key,
-            lease=api.TurnLease(turn=turn.number, attempt=turn.attempt),
+            lease=lease_of(opened),
             output_text=text,
             finish_reason=turn_pb2.FINISH_REASON_STOP,
             tokenizer=TOKENIZER,
@@ -130,16 +135,16 @@ class StoreClient:
         )
 
     async def commit(
-        self, turn: turn_pb2.Turn, text: str, counts: Iterable[tuple[int, int]] = ()
+        self, opened: api.OpenTurnResponse, text: str, counts: Iterable[tuple[int, int]] = ()
     ) -> api.CommitTurnResponse:
-        return await self.stub.CommitTurn(self.commit_request(turn, text, counts))
+        return await self.stub.CommitTurn(self.commit_request(opened, text, counts))
 
     async def turn(
         self, request_id: str, *messages: message_pb2.Message | str, reply: str = "ok", **options: object
     ) -> turn_pb2.Turn:
         """A whole turn."""
         opened = await self.open(*messages, request_id=request_id, **options)
-        return (await self.commit(opened.turn, reply)).turn
+        return (await self.commit(opened, reply)).turn
 
     async def append(self, *messages: message_pb2.Message | str) -> list[fragment_pb2.Fragment]:
         said = [user(one) if isinstance(one, str) else one for one in messages]

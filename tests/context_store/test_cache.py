@@ -131,7 +131,7 @@ async def test_a_shard_without_a_cache_serves_the_same(start_shard: StartShard, 
     await store.create()
     for number in range(3):
         opened = await store.open(f"q{number}", request_id=f"r{number}")
-        await store.commit(opened.turn, f"a{number}")
+        await store.commit(opened, f"a{number}")
     following = await store.open("last", request_id="last")
     assert following.manifest.prefix == opened.manifest.end
     assert [item.text for item in following.manifest.new_items] == ["a2", "last"]

@@ -42,7 +42,7 @@ async def test_a_hot_turn_takes_one_trip_to_open_and_one_to_commit(
         opened = await store.open(f"question {number}", request_id=f"r{number}")
         assert opened.manifest.new_items
         assert opened.timing.valkey_ms > 0
-        await store.commit(opened.turn, f"answer {number}", counts=[(opened.turn.first_input_sequence, 4)])
+        await store.commit(opened, f"answer {number}", counts=[(opened.turn.first_input_sequence, 4)])
     assert trips == ["open_turn", "commit_turn"] * 3
 
 

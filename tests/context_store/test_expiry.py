@@ -105,7 +105,7 @@ async def test_one_whose_turn_is_open_does_not_expire(store: StoreClient, valkey
     opened = await store.open("hello")
     await aged(valkey, 10**9)
     await due_now(valkey)
-    await store.commit(opened.turn, "reply")
+    await store.commit(opened, "reply")
     assert (await store.get()).turn_count == 1
 
 

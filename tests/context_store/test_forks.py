@@ -59,7 +59,7 @@ async def test_without_a_turn_all_that_is_settled_is_shared(store: StoreClient) 
     assert (await fork.get()).parent_turn == 3
     assert (await refusal(store.fork("s3", turn=4)))[:2] == (grpc.StatusCode.FAILED_PRECONDITION, "TURN_STATE")
     assert (await refusal(store.fork("s3", turn=5)))[1] == "NOT_FOUND"
-    await store.commit(opened.turn, "late")
+    await store.commit(opened, "late")
     assert (await fork.texts())[-1] == "said outside of a turn"
 
 

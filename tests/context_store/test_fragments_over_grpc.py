@@ -157,7 +157,7 @@ async def test_nothing_is_erased_under_an_open_turn(store: StoreClient) -> None:
     opened = await store.open("now")
     erase = api.DeleteFragmentRequest(key=store.key, sequence=1)
     assert (await refusal(store.stub.DeleteFragment(erase)))[1] == "TURN_IN_PROGRESS"
-    await store.commit(opened.turn, "done")
+    await store.commit(opened, "done")
     await store.stub.DeleteFragment(erase)
 
 

@@ -142,7 +142,7 @@ async def test_an_open_turn_is_finished_wherever_it_is_asked_for(start: StartSha
     opened = await new.open("next", request_id="r2")
     _, items = await old.window(opened.manifest)
     assert [item.text for item in items] == ["question", "ok", "next"]
-    done = await old.commit(opened.turn, "answer")
+    done = await old.commit(opened, "answer")
     assert (await new.open("then", request_id="r3")).turn.number == done.turn.number + 1
 
 
@@ -179,7 +179,7 @@ async def test_the_copy_of_an_open_turn_is_kept_until_the_turn_ends(start: Start
     again = await old.open("question", request_id="r1")
     assert again.turn.number == opened.turn.number
     assert here.store.sessions.held() == [Keys(TENANT, session)]
-    await there.client.about(session).commit(opened.turn, "answer")
+    await there.client.about(session).commit(opened, "answer")
     await eventually(lambda: not here.store.sessions.held(), message="the copy goes")
 
 
@@ -219,7 +219,7 @@ async def test_a_drain_waits_for_the_turns_that_are_open_here(start: StartShard,
     waiting.timeout.FromMilliseconds(100)
     assert not (await old.stub.WaitTurn(waiting)).lease_lapsed
     assert not draining.done()
-    await new.commit(opened.turn, "answer")
+    await new.commit(opened, "answer")
     await asyncio.wait_for(draining, 5)
 
 

@@ -65,7 +65,7 @@ async def test_a_full_session_takes_no_more_but_the_reply_under_way(
     store = await start_shard(limited(settings, session_bytes_max=100))
     await store.create()
     opened = await store.open("x" * 90, request_id="r1")
-    await store.commit(opened.turn, "y" * 90)
+    await store.commit(opened, "y" * 90)
     error = await refused(store.open("more", request_id="r2"))
     assert (error.metadata["quota"], error.metadata["bound"], error.metadata["present"]) == (
         "session_bytes_max", "100", "180"

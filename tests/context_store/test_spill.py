@@ -56,7 +56,7 @@ async def test_a_large_reply_reads_as_any_other(
     opened = await other.open("again", request_id="r2")
     _, items = await other.window(opened.manifest)
     assert REPLY in "".join(item.text for item in items)
-    await other.commit(opened.turn, "short")
+    await other.commit(opened, "short")
     assert len(objects(settings)) == 1
     await store.stub.DeleteSession(api.DeleteSessionRequest(key=store.key))
     # As a gateway tells all shards.
@@ -104,9 +104,9 @@ async def test_one_that_was_never_committed_is_cleaned_up(
     with monkeypatch.context() as patch:
         patch.setattr(Log, "commit_turn", lost)
         with pytest.raises(Exception, match=r"INTERNAL|UNKNOWN|internal"):
-            await store.commit(opened.turn, REPLY)
+            await store.commit(opened, REPLY)
     assert len(objects(settings)) == 1
-    await store.commit(opened.turn, REPLY)
+    await store.commit(opened, REPLY)
     assert len(objects(settings)) == 2
     await due_now(valkey)
     await eventually(lambda: len(objects(settings)) == 1)

@@ -59,7 +59,7 @@ async def test_an_open_turn_is_not_summarised(store: StoreClient) -> None:
     opened = await store.open("two")
     request = await store.summarise(1, 2)
     assert (await refusal(store.stub.CommitSummary(request)))[1] == "SUMMARY_SOURCE_CHANGED"
-    await store.commit(opened.turn, "three")
+    await store.commit(opened, "three")
     assert (await store.stub.CommitSummary(request)).created
 
 
@@ -109,7 +109,7 @@ async def test_closed_segments_are_announced_and_only_they(store: StoreClient, q
     assert not await asked_for(queue)
     opened = await store.open("z" * 600)
     assert not await asked_for(queue)
-    await store.commit(opened.turn, "done")
+    await store.commit(opened, "done")
     wanted = jobs.segment_key("acme", "s1", 1, 3)
     await eventually(lambda: _asked(queue, wanted))
     await store.append("more")

@@ -40,7 +40,7 @@ async def test_a_cold_session_goes_on_where_it_was(store: StoreClient) -> None:
     opened = await store.open("and now?", request_id="r3", after_turn=turns[2].number)
     _, items = await store.window(opened.manifest)
     assert [item.text for item in items][::2] == ["question 0", "question 1", "question 2", "and now?"]
-    await store.commit(opened.turn, "done")
+    await store.commit(opened, "done")
 
 
 async def test_a_turn_that_nobody_drives_any_more_keeps_no_session_warm(store: StoreClient) -> None:

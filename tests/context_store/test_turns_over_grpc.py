@@ -12,7 +12,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
 
 from services.config import Settings
-from tests.context_store.client import TOKENIZER, StoreClient, chained, refusal, user
+from tests.context_store.client import TOKENIZER, StoreClient, chained, lease_of, refusal, user
 from tests.context_store.conftest import StartShard
 from tests.support.eventually import eventually
 
@@ -27,17 +27,13 @@ async def lapsed(store: StoreClient, turn: int) -> None:
     assert (await store.stub.WaitTurn(request)).lease_lapsed
 
 
-def lease(turn: turn_pb2.Turn) -> api.TurnLease:
-    return api.TurnLease(turn=turn.number, attempt=turn.attempt)
-
-
 async def test_a_turn_moves_only_what_is_new(store: StoreClient) -> None:
     await store.create()
     opened = await store.open("hello")
     assert opened.outcome == Outcome.OUTCOME_OPENED
     assert [item.text for item in opened.manifest.new_items] == ["hello"]
     assert opened.manifest.end.digest == chained(opened.manifest.new_items)
-    committed = await store.commit(opened.turn, "hi there")
+    committed = await store.commit(opened, "hi there")
     assert committed.turn.state == turn_pb2.Turn.STATE_DONE
     assert committed.turn.output_text == "hi there"
     second = await store.open("more", request_id="r2")
@@ -54,7 +50,7 @@ async def test_ten_of_one_request_are_one_turn(start_shard: StartShard) -> None:
     outcomes = [answer.outcome for answer in answers]
     assert sorted(outcomes) == [Outcome.OUTCOME_OPENED] + [Outcome.OUTCOME_ATTACHED] * 9
     driver = answers[outcomes.index(Outcome.OUTCOME_OPENED)]
-    await stores[0].commit(driver.turn, "once")
+    await stores[0].commit(driver, "once")
     finished = await asyncio.gather(*(stores[n % 2].open("hello", driver=f"d{n}") for n in range(10)))
     assert {answer.outcome for answer in finished} == {Outcome.OUTCOME_FINISHED}
     assert {answer.turn.output_text for answer in finished} == {"once"}
@@ -77,7 +73,7 @@ async def test_a_second_turn_waits_for_the_first(store: StoreClient) -> None:
     assert 0 < retry_ms <= 1_000
     append = api.AppendMessagesRequest(key=store.key, messages=[user("aside")])
     assert (await refusal(store.stub.AppendMessages(append)))[1] == "TURN_IN_PROGRESS"
-    await store.commit(opened.turn, "done")
+    await store.commit(opened, "done")
     assert (await store.open("other", request_id="r2")).outcome == Outcome.OUTCOME_OPENED
 
 
@@ -98,17 +94,45 @@ async def test_a_lapsed_turn_is_taken_over_and_its_former_driver_loses(store: St
     assert (second.turn.number, second.turn.attempt) == (1, 2)
     assert second.manifest == first.manifest
     for call in (
-        store.stub.CommitTurn(store.commit_request(first.turn, "late")),
-        store.stub.FailTurn(api.FailTurnRequest(key=store.key, lease=lease(first.turn))),
-        store.stub.RenewTurn(_renewal(store, first.turn)),
+        store.stub.CommitTurn(store.commit_request(first, "late")),
+        store.stub.FailTurn(api.FailTurnRequest(key=store.key, lease=lease_of(first))),
+        store.stub.RenewTurn(_renewal(store, first)),
     ):
         assert (await refusal(call))[:2] == (grpc.StatusCode.ABORTED, "LEASE_LOST")
-    assert (await store.commit(second.turn, "taken")).turn.output_text == "taken"
+    assert (await store.commit(second, "taken")).turn.output_text == "taken"
     assert [one.text for one in await store.fragments()] == ["hello", "taken"]
 
 
-def _renewal(store: StoreClient, turn: turn_pb2.Turn) -> api.RenewTurnRequest:
-    request = api.RenewTurnRequest(key=store.key, lease=lease(turn))
+async def test_a_driver_of_an_erased_session_cannot_touch_the_next_one_of_its_id(store: StoreClient) -> None:
+    await store.create()
+    first = await store.open("hello", lease_ms=60_000)
+    await store.delete()
+    await store.create()
+    second = await store.open("hello", lease_ms=60_000)
+    assert (first.turn.number, first.turn.attempt) == (second.turn.number, second.turn.attempt)
+    assert first.incarnation != second.incarnation
+
+    async def all_refused() -> None:
+        replan = api.ReplanTurnRequest(key=store.key, lease=lease_of(first), window_tokens_max=5_000)
+        wait = api.WaitTurnRequest(key=store.key, turn=1, incarnation=first.incarnation)
+        wait.timeout.FromMilliseconds(10_000)
+        for call in (
+            store.stub.CommitTurn(store.commit_request(first, "late")),
+            store.stub.FailTurn(api.FailTurnRequest(key=store.key, lease=lease_of(first))),
+            store.stub.RenewTurn(_renewal(store, first)),
+            store.stub.ReplanTurn(replan),
+            store.stub.WaitTurn(wait),
+        ):
+            assert (await refusal(call))[:2] == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+    await all_refused()
+    await store.commit(second, "in time")
+    await all_refused()
+    assert await store.texts() == ["hello", "in time"]
+
+
+def _renewal(store: StoreClient, opened: api.OpenTurnResponse) -> api.RenewTurnRequest:
+    request = api.RenewTurnRequest(key=store.key, lease=lease_of(opened))
     request.duration.FromMilliseconds(5_000)
     return request
 
@@ -116,7 +140,7 @@ def _renewal(store: StoreClient, turn: turn_pb2.Turn) -> api.RenewTurnRequest:
 async def test_a_renewed_lease_does_not_lapse(store: StoreClient) -> None:
     await store.create()
     opened = await store.open("hello", lease_ms=SHORT_MS)
-    await store.stub.RenewTurn(_renewal(store, opened.turn))
+    await store.stub.RenewTurn(_renewal(store, opened))
     request = api.WaitTurnRequest(key=store.key, turn=1)
     request.timeout.FromMilliseconds(2 * SHORT_MS)
     assert not (await store.stub.WaitTurn(request)).lease_lapsed
@@ -130,9 +154,9 @@ async def test_a_lapsed_turn_expires_when_another_comes(store: StoreClient) -> N
     await lapsed(store, 2)
     second = await store.open("other", request_id="r2")
     assert [item.text for item in second.manifest.new_items] == ["fine", "other"]
-    late = store.stub.CommitTurn(store.commit_request(first.turn, "late"))
+    late = store.stub.CommitTurn(store.commit_request(first, "late"))
     assert (await refusal(late))[1] == "LEASE_LOST"
-    await store.commit(second.turn, "ok")
+    await store.commit(second, "ok")
     assert (await store.stub.GetTurn(api.GetTurnRequest(key=store.key, turn=2))).state == turn_pb2.Turn.STATE_EXPIRED
     anew = await store.open("lost")
     assert (anew.outcome, anew.turn.number) == (Outcome.OUTCOME_OPENED, 4)
@@ -141,10 +165,10 @@ async def test_a_lapsed_turn_expires_when_another_comes(store: StoreClient) -> N
 async def test_a_failed_turn_is_void_and_runs_anew(store: StoreClient) -> None:
     await store.create()
     before = await store.open("before", request_id="r0")
-    await store.commit(before.turn, "fine")
+    await store.commit(before, "fine")
     opened = await store.open("bad luck")
     request = api.FailTurnRequest(
-        key=store.key, lease=lease(opened.turn), reason=errors_pb2.ERROR_REASON_ENGINE_FAILED, message="it broke"
+        key=store.key, lease=lease_of(opened), reason=errors_pb2.ERROR_REASON_ENGINE_FAILED, message="it broke"
     )
     failed = await store.stub.FailTurn(request)
     assert (failed.state, failed.error.message) == (turn_pb2.Turn.STATE_FAILED, "it broke")
@@ -153,7 +177,7 @@ async def test_a_failed_turn_is_void_and_runs_anew(store: StoreClient) -> None:
     assert (anew.outcome, anew.turn.number) == (Outcome.OUTCOME_OPENED, 3)
     assert anew.manifest.prefix == before.manifest.end
     assert [item.text for item in anew.manifest.new_items] == ["fine", "bad luck"]
-    await store.commit(anew.turn, "better")
+    await store.commit(anew, "better")
     assert [one.text for one in await store.fragments()] == ["before", "fine", "bad luck", "better"]
 
 
@@ -165,8 +189,8 @@ async def test_a_cancelled_turn_tells_its_driver(store: StoreClient) -> None:
     assert cancelled.state == turn_pb2.Turn.STATE_CANCELLED
     assert await store.stub.CancelTurn(cancel) == cancelled
     for call in (
-        store.stub.RenewTurn(_renewal(store, opened.turn)),
-        store.stub.CommitTurn(store.commit_request(opened.turn, "late")),
+        store.stub.RenewTurn(_renewal(store, opened)),
+        store.stub.CommitTurn(store.commit_request(opened, "late")),
     ):
         assert (await refusal(call))[:2] == (grpc.StatusCode.CANCELLED, "TURN_CANCELLED")
     again = await store.open("hello")
@@ -180,8 +204,8 @@ async def test_a_cancelled_turn_tells_its_driver(store: StoreClient) -> None:
 async def test_a_second_commit_answers_with_the_first(store: StoreClient) -> None:
     await store.create()
     opened = await store.open("hello")
-    first = await store.commit(opened.turn, "one")
-    second = await store.commit(opened.turn, "two")
+    first = await store.commit(opened, "one")
+    second = await store.commit(opened, "two")
     assert second.turn.output_text == "one"
     assert second.turn.last_output_sequence == first.turn.last_output_sequence
     assert [one.text for one in await store.fragments()] == ["hello", "one"]
@@ -198,7 +222,7 @@ async def test_a_model_may_say_nothing(store: StoreClient) -> None:
 async def test_the_receipt_is_kept_as_it_came_and_the_answer_times_the_commit(store: StoreClient) -> None:
     await store.create()
     opened = await store.open("hello")
-    request = store.commit_request(opened.turn, "hi")
+    request = store.commit_request(opened, "hi")
     request.receipt.trace_id = "abc"
     request.receipt.hops.add(name="gateway.inference", operation="generate", duration_ms=5)
     committed = await store.stub.CommitTurn(request)
@@ -269,7 +293,7 @@ async def test_pages_of_turns_are_bounded_by_bytes(start_shard: StartShard, sett
     await store.create()
     for number in range(1, 5):
         opened = await store.open("hello", request_id=f"r{number}")
-        request = store.commit_request(opened.turn, "hi")
+        request = store.commit_request(opened, "hi")
         request.receipt.hops.extend(turn_pb2.Hop(name="x" * 1_000) for _ in range(30))
         await store.stub.CommitTurn(request)
     first = await store.stub.ListTurns(api.ListTurnsRequest(key=store.key))
@@ -285,7 +309,7 @@ async def test_waiting_ends_with_the_turn(start_shard: StartShard, closer: int) 
     request = api.WaitTurnRequest(key=stores[0].key, turn=1)
     request.timeout.FromMilliseconds(20_000)
     waiting = asyncio.ensure_future(stores[0].stub.WaitTurn(request))
-    await stores[closer].commit(opened.turn, "done")
+    await stores[closer].commit(opened, "done")
     answer = await asyncio.wait_for(waiting, 10)
     assert (answer.turn.output_text, answer.lease_lapsed) == ("done", False)
 
@@ -306,7 +330,7 @@ async def test_a_replan_takes_the_replicas_measure(store: StoreClient) -> None:
     opened = await store.open("now", request_id="now", room=5_000)
     assert opened.manifest.epoch == 1
     tight = api.ReplanTurnRequest(
-        key=store.key, lease=lease(opened.turn), window_tokens_max=5_000, tokenizer=TOKENIZER, measured_tokens=9_000
+        key=store.key, lease=lease_of(opened), window_tokens_max=5_000, tokenizer=TOKENIZER, measured_tokens=9_000
     )
     planned = await store.stub.ReplanTurn(tight)
     assert planned.manifest.epoch == 2
@@ -320,13 +344,13 @@ async def test_a_replan_takes_the_replicas_measure(store: StoreClient) -> None:
 async def test_exact_counts_replace_estimates(store: StoreClient) -> None:
     await store.create()
     opened = await store.open("hello")
-    await store.commit(opened.turn, "hi", counts=[(1, 3), (2, 2)])
+    await store.commit(opened, "hi", counts=[(1, 3), (2, 2)])
     session = await store.get()
     assert session.tokens == 5
     second = await store.open("more", request_id="r2")
     counts = [summary_pb2.TokenCount(sequence=3, tokens=4)]
     request = api.ReplanTurnRequest(
-        key=store.key, lease=lease(second.turn), window_tokens_max=50, tokenizer=TOKENIZER, counts=counts
+        key=store.key, lease=lease_of(second), window_tokens_max=50, tokenizer=TOKENIZER, counts=counts
     )
     assert (await store.stub.ReplanTurn(request)).manifest.tokens == 9
 
@@ -336,8 +360,8 @@ async def test_a_turn_that_vanishes_with_its_session(store: StoreClient) -> None
     opened = await store.open("hello")
     await store.stub.DeleteSession(api.DeleteSessionRequest(key=store.key))
     for call in (
-        store.stub.CommitTurn(store.commit_request(opened.turn, "late")),
-        store.stub.RenewTurn(_renewal(store, opened.turn)),
+        store.stub.CommitTurn(store.commit_request(opened, "late")),
+        store.stub.RenewTurn(_renewal(store, opened)),
         store.stub.GetTurn(api.GetTurnRequest(key=store.key, turn=1)),
         store.open("hello"),
     ):

@@ -9,7 +9,7 @@ import pytest
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.session.v1 import session_pb2
 
-from tests.context_store.client import StoreClient, chained
+from tests.context_store.client import StoreClient, chained, lease_of
 from tests.context_store.conftest import StartShard
 from tests.context_store.test_turns_over_grpc import lapsed
 
@@ -47,7 +47,7 @@ async def test_a_summary_from_elsewhere_is_used(start_shard: StartShard) -> None
 async def test_counts_from_elsewhere_are_used(start_shard: StartShard) -> None:
     here, there = await both(start_shard)
     opened = await there.open("count", request_id="count")
-    await there.commit(opened.turn, "", counts=[(sequence, 100) for sequence in range(1, 13)])
+    await there.commit(opened, "", counts=[(sequence, 100) for sequence in range(1, 13)])
     assert (await here.get()).tokens == (await there.get()).tokens == 1_200 + 10
     opened = await same_window(here, there)
     assert (opened.manifest.epoch, opened.manifest.tokens) == (1, 1_200 + 10 + 9)
@@ -56,7 +56,7 @@ async def test_counts_from_elsewhere_are_used(start_shard: StartShard) -> None:
 async def test_turns_that_failed_elsewhere_are_void_here(start_shard: StartShard) -> None:
     here, there = await both(start_shard)
     opened = await here.open("bad", request_id="bad")
-    await there.stub.FailTurn(api.FailTurnRequest(key=there.key, lease=api.TurnLease(turn=7, attempt=1)))
+    await there.stub.FailTurn(api.FailTurnRequest(key=there.key, lease=lease_of(opened)))
     assert opened.turn.number == 7
     following = await here.open("good", request_id="good")
     assert [item.text for item in following.manifest.new_items] == ["a" * 600, "good"]
@@ -81,7 +81,7 @@ async def test_who_resumes_with_less_room_begins_an_epoch(start_shard: StartShar
     for shard in (here, there):
         _, items = await shard.window(second.manifest)
         assert chained(items) == second.manifest.end.digest
-    await here.commit(second.turn, "done")
+    await here.commit(second, "done")
     assert (await there.open("then", request_id="then", room=ROOM)).manifest.prefix == second.manifest.end
 
 
@@ -120,7 +120,7 @@ async def test_a_write_on_an_old_copy_finds_its_place(start_shard: StartShard) -
     here, there = await both(start_shard)
     opened = await here.open("question", request_id="question")
     await there.write("d", b"written meanwhile")
-    done = (await here.commit(opened.turn, "answer")).turn
+    done = (await here.commit(opened, "answer")).turn
     assert (done.last_input_sequence, done.first_output_sequence) == (13, 15)
     assert (await there.stub.GetTurn(api.GetTurnRequest(key=there.key, turn=7))).output_text == "answer"
     await there.write("e", b"and more")

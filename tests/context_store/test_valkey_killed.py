@@ -19,7 +19,7 @@ from isthmus.session.v1 import document_pb2, fragment_pb2
 
 from context_store.log.log import Log
 from services.config import Settings
-from tests.context_store.client import StoreClient, refusal, user
+from tests.context_store.client import StoreClient, lease_of, refusal, user
 from tests.context_store.conftest import StartShard
 from tests.support.eventually import eventually
 from tests.support.valkey_server import ValkeyServer
@@ -81,7 +81,7 @@ async def turns(store: StoreClient, name: str, acknowledged: list[tuple[str, str
         request = store.open_request(question, request_id=f"r{number}", driver=f"d{number}", lease_ms=60_000)
         opened = await insistently(partial(store.stub.OpenTurn, request))
         assert (opened.outcome, opened.turn.number) == (api.OpenTurnResponse.OUTCOME_OPENED, number + 1)
-        commit = store.commit_request(opened.turn, answer)
+        commit = store.commit_request(opened, answer)
         done = await insistently(partial(store.stub.CommitTurn, commit))
         assert done.turn.output_text == answer
         acknowledged.append((question, answer))
@@ -151,11 +151,11 @@ async def test_a_dead_valkey_is_unavailable_with_a_time_to_retry(
     await store.create()
     opened = await store.open("hello")
     durable.kill()
-    code, reason, _, retry_ms = await refusal(store.commit(opened.turn, "hi"))
+    code, reason, _, retry_ms = await refusal(store.commit(opened, "hi"))
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
     assert retry_ms
     await asyncio.to_thread(start, durable)
-    assert (await insistently(lambda: store.commit(opened.turn, "hi"))).turn.output_text == "hi"
+    assert (await insistently(lambda: store.commit(opened, "hi"))).turn.output_text == "hi"
     assert [text for _, _, text in read_log(durable, "s1")] == ["hello", "hi"]
 
 
@@ -178,10 +178,10 @@ async def test_a_script_whose_answer_was_lost_takes_effect_once(
     monkeypatch.setattr(Log, "_warm", run_and_lose)
     opened = await insistently(lambda: store.open("hello", lease_ms=60_000))
     if script == "close_turn":
-        lease = api.TurnLease(turn=1, attempt=1)
+        lease = lease_of(opened)
         await insistently(lambda: store.stub.FailTurn(api.FailTurnRequest(key=store.key, lease=lease)))
         opened = await store.open("hello")
-    await insistently(lambda: store.commit(opened.turn, "hi"))
+    await insistently(lambda: store.commit(opened, "hi"))
     append = api.AppendMessagesRequest(key=store.key, messages=[user("aside")], request_id="a1")
     await insistently(lambda: store.stub.AppendMessages(append))
     await ingest(store, b"text")

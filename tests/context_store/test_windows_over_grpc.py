@@ -69,7 +69,7 @@ async def test_any_shard_finds_the_same_window(start_shard: StartShard) -> None:
     assert again.manifest == here.manifest
     _, items = await second.window(here.manifest)
     assert chained(items) == here.manifest.end.digest
-    await second.commit(here.turn, "done elsewhere")
+    await second.commit(here, "done elsewhere")
     following = await first.open("then", request_id="then")
     assert following.manifest.prefix == here.manifest.end
     assert [item.text for item in following.manifest.new_items] == ["done elsewhere", "then"]
@@ -79,7 +79,7 @@ async def test_an_epoch_ends_when_the_next_turn_does_not_fit(store: StoreClient)
     await filled(store, 4)
     same = await store.open("now", request_id="a", room=8 * 208 + 9)
     assert (same.manifest.epoch, same.manifest.tokens) == (1, 8 * 208 + 9)
-    await store.commit(same.turn, "")
+    await store.commit(same, "")
     opened = await store.open("now", request_id="b", room=8 * 208 + 9)
     report = opened.manifest.report
     assert (opened.manifest.epoch, report.epoch) == (2, 2)
@@ -90,7 +90,7 @@ async def test_an_epoch_ends_when_the_next_turn_does_not_fit(store: StoreClient)
     assert (span.first_sequence, span.last_sequence, span.tokens) == (1, 5, 5 * 208)
     assert span.reason == turn_pb2.LeftOut.REASON_NOT_SUMMARISED
     assert [item.first_sequence for item in opened.manifest.new_items] == [6, 7, 8, 9, 10]
-    await store.commit(opened.turn, "ok")
+    await store.commit(opened, "ok")
     after = await store.open("then", request_id="c", room=8 * 208 + 9)
     assert (after.manifest.epoch, after.manifest.prefix) == (2, opened.manifest.end)
     assert after.manifest.report.left_out == report.left_out
@@ -157,7 +157,7 @@ async def test_documents_of_an_open_turn_wait_for_the_next_one(start_shard: Star
     await store.write("doc", b"late news")
     again = await other.open("question", driver="d1")
     assert again.manifest == opened.manifest
-    await store.commit(opened.turn, "answer")
+    await store.commit(opened, "answer")
     following = await store.open("more", request_id="r2")
     assert following.manifest.prefix == opened.manifest.end
     assert [item.text for item in following.manifest.new_items] == ["late news", "answer", "more"]
@@ -200,7 +200,7 @@ async def test_nothing_is_planned_anew_while_it_grows(store: StoreClient) -> Non
     for number in range(3):
         opened = await store.open("x", request_id=f"x{number}")
         digests.append(opened.manifest)
-        await store.commit(opened.turn, "y")
+        await store.commit(opened, "y")
     assert [one.epoch for one in digests] == [1, 1, 1]
     for before, after in pairwise(digests):
         assert after.prefix == before.end

@@ -16,6 +16,7 @@ from isthmus.session.v1 import turn_pb2
 from redis.asyncio import Redis
 
 from gateway.identity import turn_digest
+from gateway.turn_calls import lease_of
 from services.config import Settings
 from services.errors import IsthmusError
 from services.router import STORE
@@ -104,8 +105,7 @@ async def test_a_driver_that_lost_its_lease_tells_what_the_new_one_made_of_the_t
         taken = await shard.OpenTurn(_opening(request, "thief", lease_ms=10_000))
         assert taken.outcome == context_service_pb2.OpenTurnResponse.OUTCOME_TAKEN_OVER
         await eventually(lambda: not mesh.generating(), message="the first driver gives up")
-        lease = context_service_pb2.TurnLease(turn=taken.turn.number, attempt=taken.turn.attempt)
-        commit = context_service_pb2.CommitTurnRequest(key=KEY, lease=lease, output_text="The other's.")
+        commit = context_service_pb2.CommitTurnRequest(key=KEY, lease=lease_of(taken), output_text="The other's.")
         await shard.CommitTurn(commit)
         events = await running
     assert kinds(events).count("accepted") == 1

@@ -41,7 +41,8 @@ class Session:
         request.lease.FromSeconds(30)
         opened = await self.stub.OpenTurn(request)
         answer = await replica.generate(opened.manifest)
-        lease = store_api.TurnLease(turn=opened.turn.number, attempt=opened.turn.attempt)
+        turn = opened.turn
+        lease = store_api.TurnLease(turn=turn.number, attempt=turn.attempt, incarnation=opened.incarnation)
         await self.stub.CommitTurn(
             store_api.CommitTurnRequest(key=KEY, lease=lease, output_text=answer.text, counts=answer.finished.counts)
         )

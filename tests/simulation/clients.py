@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from hashlib import blake2b
 from random import Random
 
@@ -42,8 +41,7 @@ class Client:
         for op in ops:
             await asyncio.sleep(op.pause_s)
             callers = ["x", "y"] if op.is_doubled else ["x"]
-            with self._caller.history.turn(op.session) if op.kind is Kind.TURN else nullcontext():
-                await asyncio.gather(*(self._do[op.kind](op, name, Random(f"{op.seed}{name}")) for name in callers))
+            await asyncio.gather(*(self._do[op.kind](op, name, Random(f"{op.seed}{name}")) for name in callers))
 
     async def turn(self, op: Op, caller: str, random: Random) -> None:
         """Opens until the turn is ours or it is known how it ended, as a gateway does."""
@@ -74,7 +72,7 @@ class Client:
                 answered(self._caller, op, opened.turn, began)
                 return
             if opened.outcome == api.OpenTurnResponse.OUTCOME_ATTACHED:
-                if await self._waited(op, driver, opened.turn.number, began):
+                if await self._waited(op, driver, opened, began):
                     return
                 continue
             self._opened(op, opened, sent_s, began)
@@ -93,9 +91,14 @@ class Client:
             )
         )
 
-    async def _waited(self, op: Op, who: str, turn: int, began: int) -> bool:
+    async def _waited(self, op: Op, who: str, opened: api.OpenTurnResponse, began: int) -> bool:
         """Waits for another driver. Whether the turn came to an answer."""
-        request = api.WaitTurnRequest(key=key_of(op.session), turn=turn, timeout=milliseconds(1_000))
+        request = api.WaitTurnRequest(
+            key=key_of(op.session),
+            turn=opened.turn.number,
+            timeout=milliseconds(1_000),
+            incarnation=opened.incarnation,
+        )
         waited = await self._caller.ask(who, "WaitTurn", request, api.WaitTurnResponse)
         if isinstance(waited, IsthmusError):
             self._caller.refused(who, "WaitTurn", op.session, waited)

@@ -38,7 +38,8 @@ class Driver:
         self._random = random
         self._began = began
         self._key = key_of(op.session)
-        self._lease = api.TurnLease(turn=opened.turn.number, attempt=opened.turn.attempt)
+        turn = opened.turn
+        self._lease = api.TurnLease(turn=turn.number, attempt=turn.attempt, incarnation=opened.incarnation)
         self._lease_s = caller.plan.lease_ms / 1000
 
     async def run(self) -> bool:

@@ -14,7 +14,9 @@ from isthmus.context.v1 import context_service_pb2_grpc, window_pb2
 from isthmus.session.v1 import document_pb2, message_pb2, turn_pb2
 
 from services.cli.bench.client import pieces
+from services.config import RpcSettings
 from services.rpc import redirects
+from services.rpc.channels import channel_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 _WINDOW_TOKENS_MAX: Final = 1 << 40
 _LEASE_MS: Final = 30_000
 _CALL_S_MAX: Final = 300.0
-_MESSAGE_BYTES_MAX: Final = 16 << 20
 _DIGEST_BYTES: Final = 16
 
 
@@ -34,9 +35,9 @@ class ShardClient:
 
     def __init__(self, target: str, tenant: str) -> None:
         self._tenant = tenant
-        self._channel = grpc.aio.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX)]
-        )
+        # As a replica's own channel to a shard.
+        rpc = RpcSettings()
+        self._channel = grpc.aio.insecure_channel(target, options=channel_options(rpc, rpc.message_bytes_max, ()))
         self._stub: ContextServiceAsyncStub = context_service_pb2_grpc.ContextServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -96,7 +97,8 @@ class ShardClient:
         started = time.perf_counter()
         opened = await self._stub.OpenTurn(request, metadata=redirects.METADATA, timeout=_CALL_S_MAX)
         ms = (time.perf_counter() - started) * 1_000
-        lease = api.TurnLease(turn=opened.turn.number, attempt=opened.turn.attempt)
+        turn = opened.turn
+        lease = api.TurnLease(turn=turn.number, attempt=turn.attempt, incarnation=opened.incarnation)
         commit = api.CommitTurnRequest(
             key=self._key(session), lease=lease, output_text=reply, finish_reason=turn_pb2.FINISH_REASON_STOP
         )

@@ -445,7 +445,10 @@ class OpenTurnResponse(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     outcome: Global___OpenTurnResponse.Outcome.ValueType
+    incarnation: _builtins.bytes
+    """Tells the session from another that had its id before or has it later."""
     @_builtins.property
     def turn(self) -> _turn_pb2.Turn: ...
     @_builtins.property
@@ -464,10 +467,11 @@ class OpenTurnResponse(_message.Message):
         manifest: _window_pb2.Manifest | None = ...,
         timing: Global___StoreTiming | None = ...,
         durability: _turn_pb2.DurabilityReport | None = ...,
+        incarnation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "manifest", b"manifest", "timing", b"timing", "turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "manifest", b"manifest", "outcome", b"outcome", "timing", b"timing", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "incarnation", b"incarnation", "manifest", b"manifest", "outcome", b"outcome", "timing", b"timing", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,17 +519,21 @@ class TurnLease(_message.Message):
 
     TURN_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     turn: _builtins.int
     attempt: _builtins.int
+    incarnation: _builtins.bytes
+    """As OpenTurn answered it: a turn of this number in a later session of the same id is another turn."""
     def __init__(
         self,
         *,
         turn: _builtins.int = ...,
         attempt: _builtins.int = ...,
+        incarnation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "incarnation", b"incarnation", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -801,7 +809,10 @@ class WaitTurnRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     TURN_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     turn: _builtins.int
+    incarnation: _builtins.bytes
+    """As OpenTurn answered it; empty waits for the turn of the session that there is."""
     @_builtins.property
     def key(self) -> Global___SessionKey: ...
     @_builtins.property
@@ -812,10 +823,11 @@ class WaitTurnRequest(_message.Message):
         key: Global___SessionKey | None = ...,
         turn: _builtins.int = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        incarnation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "timeout", b"timeout", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "key", b"key", "timeout", b"timeout", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
