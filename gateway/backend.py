@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -28,9 +27,9 @@ from gateway.budget import divide
 from gateway.driven import DrivenTurns
 from gateway.forgetting import Forgetting
 from gateway.identity import messages_digest, new_id
-from gateway.relay import ImportRelay, Relay
+from gateway.relay import Relay
 from gateway.replicas import Replicas
-from gateway.shards import Shards, answered
+from gateway.shards import Shards
 from services.config import Settings
 from services.errors import IsthmusError, NotFound, from_rpc_error
 from services.rpc.deadlines import remaining_s
@@ -140,13 +139,12 @@ class Backend:
     ) -> session_pb2.Session:
         """Makes a session of an export's records; a shard that goes away ends the stream, and nothing is left."""
         stub = await self._shards.reachable(tenant, session_id, until=self._until())
-        relay = ImportRelay(_key(tenant, session_id), pages)
-        try:
-            return await answered(stub.ImportSession(relay.requests(), timeout=remaining_s()))
-        except asyncio.CancelledError:
-            if relay.failure is None:
-                raise
-        raise relay.failure
+        relay = Relay(
+            _key(tenant, session_id),
+            pages,
+            lambda key, page: store.ImportSessionRequest(key=key, records=page),
+        )
+        return await relay.run(lambda requests: stub.ImportSession(requests, timeout=remaining_s()))
 
     async def append_messages(
         self, tenant: str, session_id: str, messages: Sequence[message_pb2.Message], *, request_id: str = ""
@@ -236,14 +234,8 @@ class Backend:
         A shard that goes away ends the stream with UPSTREAM_UNAVAILABLE: resume at `committed_bytes`.
         """
         stub = await self._shards.reachable(tenant, session_id, until=self._until())
-        relay = Relay(_key(tenant, session_id), parts)
-        try:
-            return await answered(stub.WriteDocument(relay.requests(), timeout=remaining_s()))
-        except asyncio.CancelledError:
-            # gRPC cancels a call whose requests fail to come, and keeps why to itself.
-            if relay.failure is None:
-                raise
-        raise relay.failure
+        relay = Relay(_key(tenant, session_id), parts, lambda key, part: store.WriteDocumentRequest(key=key, part=part))
+        return await relay.run(lambda requests: stub.WriteDocument(requests, timeout=remaining_s()))
 
     async def preview_window(self, tenant: str, session_id: str) -> session_service_pb2.PreviewWindowResponse:
         """The window that the next turn would start from, for the default model and its default reply."""

@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
 
+from google.protobuf.message import Message
 from isthmus.context.v1 import context_service_pb2
-from isthmus.session.v1 import document_pb2, record_pb2
+
+from gateway.shards import answered
+
+Part = TypeVar("Part")
+Request = TypeVar("Request")
+Answer = TypeVar("Answer", bound=Message)
 
 
-class Relay:
-    """The shard's requests for a document's parts; it holds the part that is being sent, and no other."""
+class Relay(Generic[Part, Request]):
+    """The shard's requests for the parts of an edge's stream; it holds the part that is being sent, and no other.
 
-    def __init__(self, key: context_service_pb2.SessionKey, parts: AsyncIterator[document_pb2.DocumentPart]) -> None:
+    `request` makes one of a part; the first names the session, the others None.
+    """
+
+    def __init__(
+        self,
+        key: context_service_pb2.SessionKey,
+        parts: AsyncIterator[Part],
+        request: Callable[[context_service_pb2.SessionKey | None, Part], Request],
+    ) -> None:
         self._key = key
         self._parts = parts
+        self._request = request
         # What the edge's stream failed with, if it did.
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
 
-    async def requests(self) -> AsyncIterator[context_service_pb2.WriteDocumentRequest]:
-        """One request a part; the first names the session."""
+    async def run(self, call: Callable[[AsyncIterator[Request]], Awaitable[Answer]]) -> Answer:
+        """The answer to the whole stream. Raises why the shard refused it, or what the edge's stream failed with."""
+        try:
+            return await answered(call(self._requests()))
+        except asyncio.CancelledError:
+            # gRPC cancels a call whose requests fail to come, and keeps why to itself.
+            if self._failure is None:
+                raise
+        raise self._failure
+
+    async def _requests(self) -> AsyncIterator[Request]:
         key: context_service_pb2.SessionKey | None = self._key
         try:
             async for part in self._parts:
-                yield context_service_pb2.WriteDocumentRequest(key=key, part=part)
+                yield self._request(key, part)
                 key = None
         except Exception as error:
-            self.failure = error
-            raise
-
-
-class ImportRelay:
-    """The shard's requests for an import's records; it holds the page that is being sent, and no other."""
-
-    def __init__(
-        self, key: context_service_pb2.SessionKey, pages: AsyncIterator[Sequence[record_pb2.SessionRecord]]
-    ) -> None:
-        self._key = key
-        self._pages = pages
-        # What the edge's stream failed with, if it did.
-        self.failure: Exception | None = None
-
-    async def requests(self) -> AsyncIterator[context_service_pb2.ImportSessionRequest]:
-        """One request a page; the first names the session."""
-        key: context_service_pb2.SessionKey | None = self._key
-        try:
-            async for page in self._pages:
-                yield context_service_pb2.ImportSessionRequest(key=key, records=page)
-                key = None
-        except Exception as error:
-            self.failure = error
+            self._failure = error
             raise

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from services.config import MembershipSettings
 from services.lifecycle import Lifecycle, State
+from services.long_task import LongTask
 from services.valkey import Client, Script, command
 
 ROOMS: Final = ("gateway", "context_store", "inference", "compressor")
@@ -74,20 +75,17 @@ class Announcer:
         self._member = member
         self._lifecycle = lifecycle
         self._moved = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
         lifecycle.watch(lambda _: self._moved.set())
 
     async def start(self) -> None:
         """Begins to announce. Does not wait for Valkey."""
-        self._task = asyncio.create_task(self._run(), name=f"announce {self._member.id}")
+        self._task.start(self._run(), f"announce {self._member.id}")
 
     async def stop(self) -> None:
         """Ends the heartbeat and removes the member, if Valkey can be reached; else its heartbeat runs out."""
-        if self._task is None:
+        if not await self._task.stop():
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
         try:
             async with asyncio.timeout(self._settings.member_ttl_ms / 1000):
                 await command(self._valkey, "HDEL", members_key(self._member.room), self._member.id)
@@ -142,19 +140,16 @@ class View:
         self._seen_at: float | None = None
         self._kept_until = 0.0
         self._away = False
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
 
     async def start(self) -> None:
         """Takes a first view, if Valkey can be reached, and keeps it up from then on."""
         await self._poll()
-        self._task = asyncio.create_task(self._run(), name="view members")
+        self._task.start(self._run(), "view members")
 
     async def stop(self) -> None:
         """Ends the task; the last view stands."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._task.stop()
 
     @property
     def away(self) -> bool:

@@ -20,6 +20,7 @@ from context_store.log.keys import Keys
 from context_store.log.log import Log
 from services.config import QuotaLimits, QuotaSettings
 from services.errors import IsthmusError, QuotaViolation
+from services.long_task import LongTask
 
 _log: Final = structlog.get_logger("context_store")
 # Sessions that are summed in one trip.
@@ -76,7 +77,7 @@ class Usage:
         # What tenants held at the last sum; those that were asked about since are summed again.
         self._tenants: dict[str, Sums] = {}
         self._asked: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
 
     def limits(self, tenant: str) -> QuotaLimits:
         """The bounds of a tenant."""
@@ -120,13 +121,11 @@ class Usage:
         self._pending.pop(keys, None)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="usage")
+        self._task.start(self._run(), "usage")
 
     async def stop(self) -> None:
         """Ends the task, with the last sums told."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if await self._task.stop():
             await self._flush()
 
     async def _run(self) -> None:

@@ -17,6 +17,7 @@ from context_store.tiering.object_book import SPILLED, owner_of
 from context_store.tiering.spill import Spill
 from context_store.tiering.tiers import Tiers
 from services.errors import IsthmusError
+from services.long_task import LongTask
 
 _log: Final = structlog.get_logger("context_store")
 
@@ -61,17 +62,15 @@ class Janitor:
         self._expire_turn = expire_turn
         self._spill = spill
         self._places = asyncio.Semaphore(self._settings.janitor_concurrent_max)
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
 
     def start(self) -> None:
         """Begins its rounds."""
-        self._task = asyncio.create_task(self._run())
+        self._task.start(self._run(), "janitor")
 
     async def stop(self) -> None:
         """Breaks off where it is."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
 
     async def _run(self) -> None:
         while True:

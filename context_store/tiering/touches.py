@@ -12,6 +12,7 @@ from context_store.log.keys import Keys
 from context_store.tiering.indexes import Indexes
 from services.config import TieringSettings
 from services.errors import IsthmusError
+from services.long_task import LongTask
 
 _log: Final = structlog.get_logger("context_store")
 
@@ -23,7 +24,7 @@ class Touches:
         self._indexes = indexes
         self._settings = settings
         self._waiting: set[Keys] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
 
     def note(self, keys: Keys) -> None:
         """Takes a session in; none beyond `touches_count_max`."""
@@ -46,13 +47,11 @@ class Touches:
 
     def start(self) -> None:
         """Begins to write a batch each `touch_interval_ms`."""
-        self._task = asyncio.create_task(self._run())
+        self._task.start(self._run(), "touches")
 
     async def stop(self) -> None:
         """Writes the last batch."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
         await self.flush()
 
     async def _run(self) -> None:

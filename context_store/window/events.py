@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from context_store.hot.hot_session import HotSession
 from context_store.log.keys import Keys
 from services.config import StoreSettings
+from services.long_task import LongTask
 
 # Asks for the summary of a segment: tenant, session, first and last sequence number.
 Enqueue: TypeAlias = Callable[[str, str, int, int], Awaitable[None]]
@@ -33,16 +34,14 @@ class SegmentEvents:
         self._pending: deque[tuple[str, str, int, int]] = deque()
         self._wake = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._task = LongTask()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="segment events")
+        self._task.start(self._run(), "segment events")
 
     async def stop(self) -> None:
         """Ends the task; what is pending is announced when its session is loaded again."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.stop()
 
     def announce(self, keys: Keys, hot: HotSession | None) -> None:
         """Puts the session's segments that were closed since the last call in line, as far as there is room."""

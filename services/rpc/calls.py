@@ -16,6 +16,7 @@ import grpc
 from opentelemetry import propagate, trace
 
 from services.rpc import deadlines
+from services.rpc.ended import ServerStatus
 from services.telemetry import HOP, tracer
 
 Details: TypeAlias = grpc.aio.ClientCallDetails
@@ -105,7 +106,7 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Any, client_call_details: Details, request_iterator: Any
     ) -> Any:
-        return await self._calls.start(continuation, client_call_details, request_iterator)
+        return ServerStatus(await self._calls.start(continuation, client_call_details, request_iterator))
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):

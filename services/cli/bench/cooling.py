@@ -20,7 +20,7 @@ class Cooling:
         self._count = count
         self._show = show
         self._stall_s_max = stall_s_max
-        # The time and the count when sessions first were objects, when nothing else was made any more, and last.
+        # The time and the count before sessions first were objects, when nothing else was made any more, and last.
         self._first: tuple[float, int] | None = None
         self._alone: tuple[float, int] | None = None
         self._last = (time.monotonic(), 0)
@@ -64,10 +64,12 @@ class Cooling:
     async def _run(self) -> None:
         while True:
             count = await self._count()
+            if self._first is None and not count:
+                self._last = (time.monotonic(), 0)
             if count > self._last[1]:
+                self._first = self._first or self._last
                 async with self._grown:
                     self._last = (time.monotonic(), count)
                     self._grown.notify_all()
-                self._first = self._first or self._last
                 self._show(count)
             await asyncio.sleep(_POLL_S)
