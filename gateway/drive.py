@@ -90,9 +90,9 @@ class Drive:
                 yield event
             for event in _events(await beginning):
                 yield event
-            async with aclosing(self._reply.texts()) as texts:
-                async for text in texts:
-                    yield Event(delta=Event.Delta(text=text))
+            async with aclosing(self._reply.events()) as events:
+                async for event in events:
+                    yield event
         finally:
             beginning.cancel()
             self._reply.close()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isthmus.context.v1 import context_service_pb2
+from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import turn_pb2
 
@@ -43,6 +44,12 @@ class Ledger:
         self._replica = ""
         self._model = ""
         self._hand_over: turn_pb2.Hop | None = None
+        self._placement: turn_pb2.Placement | None = None
+        self._continuations: list[turn_pb2.Continuation] = []
+        # The reply stands still since then, where a replica was lost and no text has come from the next one.
+        self._paused_at: float | None = None
+        # What is known of the next replica before it has the window.
+        self._lost: turn_pb2.Continuation | None = None
         self._durability: turn_pb2.DurabilityReport | None = None
 
     def opened(self, leg: Leg, opened: context_service_pb2.OpenTurnResponse) -> Sequence[turn_pb2.Hop]:
@@ -58,9 +65,20 @@ class Ledger:
             hops.append(turn_pb2.Hop(name=GATEWAY_STORE, operation="plan", duration_ms=timing.plan_ms))
         return self._add(hops)
 
-    def started(self, leg: Leg, event: inference_service_pb2.GenerateResponse.Started) -> Sequence[turn_pb2.Hop]:
-        """The replica has the whole window."""
-        self._replica, self._model = event.replica, event.model
+    def started(
+        self,
+        leg: Leg,
+        event: inference_service_pb2.GenerateResponse.Started,
+        placement: turn_pb2.Placement | None = None,
+    ) -> Sequence[turn_pb2.Hop]:
+        """The replica has the whole window. Where it goes on with a reply, what it says of tokens takes the place of
+        what the one before it said.
+        """
+        self._replica, self._model, self._placement = event.replica, event.model, placement
+        if self._lost is not None:
+            self._lost.replica = event.replica
+            self._continuations.append(self._lost)
+            self._lost = None
         self._tokens.window_tokens = event.window_tokens
         self._tokens.new_tokens = event.new_tokens
         self._tokens.reused_tokens = event.reused_tokens
@@ -73,12 +91,21 @@ class Ledger:
             hops.append(pull)
         return self._add(hops)
 
-    def streamed(self, at: float, size_bytes: int) -> None:
-        """A message of the reply's stream came in, with text in it."""
+    def streamed(self, at: float, size_bytes: int, *, has_text: bool = True) -> None:
+        """A message of the reply's stream came in."""
+        self._received(size_bytes)
+        if not has_text:
+            return
+        self._resumed(at)
         if self._first_text_at is None:
             self._first_text_at = at
         self._last_text_at = at
-        self._received(size_bytes)
+
+    def lost(self, at: float, emitted_tokens: int, reason: errors_pb2.ErrorReason.ValueType) -> None:
+        """The replica's stream broke when the reply had so many tokens; another one is to go on."""
+        self._resumed(at)
+        self._paused_at = at if self._first_text_at is None else self._last_text_at
+        self._lost = turn_pb2.Continuation(emitted_tokens=emitted_tokens, reason=reason)
 
     def finished(
         self, size_bytes: int, event: inference_service_pb2.GenerateResponse.Finished
@@ -86,6 +113,7 @@ class Ledger:
         """The engine has ended the reply."""
         self._received(size_bytes)
         self._tokens.output_tokens = event.output_tokens
+        self._tokens.resident = event.resident
         if event.HasField("cached_tokens"):
             self._tokens.cached_tokens = event.cached_tokens
         hop = turn_pb2.Hop(name=INFERENCE_ENGINE, operation="generate", duration_ms=event.engine_ms)
@@ -93,6 +121,7 @@ class Ledger:
 
     def receipt(self, now: float, window: turn_pb2.WindowReport, trace_id: str) -> turn_pb2.Receipt:
         """The receipt as far as the turn has come."""
+        self._resumed(now)
         return turn_pb2.Receipt(
             hops=self._hops,
             tokens=self._tokens,
@@ -105,7 +134,14 @@ class Ledger:
             trace_id=trace_id,
             total_ms=_ms(now - self._received_at),
             durability=self._durability,
+            placement=self._placement,
+            continuations=self._continuations,
         )
+
+    def _resumed(self, at: float) -> None:
+        if self._paused_at is not None and self._continuations:
+            self._continuations[-1].pause_ms = _ms(at - self._paused_at)
+        self._paused_at = None
 
     def _rate(self) -> float:
         if self._first_text_at is None or self._last_text_at <= self._first_text_at:

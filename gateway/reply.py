@@ -1,18 +1,22 @@
-"""A replica's stream of one reply: handed over to whichever replica answers, then read to its end."""
+"""A reply as replicas stream it: handed over to one that answers, gone on with by another where that one is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import TypeAlias
+from contextlib import aclosing
+from typing import Final, TypeAlias
 
 import grpc.aio
 from isthmus.context.v1 import summary_pb2, window_pb2
+from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
-from isthmus.session.v1 import message_pb2, turn_pb2
+from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
 
 from gateway.driven import Stop
+from gateway.emitted import Emitted
+from gateway.placements import placement
 from gateway.receipt import Ledger, Leg
 from gateway.replicas import Replica, Replicas
 from gateway.retry import is_transient, retrying
@@ -24,10 +28,12 @@ from services.errors import IsthmusError, UpstreamUnavailable, from_rpc_error
 GenerateCall: TypeAlias = (
     "grpc.aio.UnaryStreamCall[inference_service_pb2.GenerateRequest, inference_service_pb2.GenerateResponse]"
 )
+Event = session_service_pb2.RunTurnResponse
+_OPEN: Final = turn_pb2.FINISH_REASON_UNSPECIFIED
 
 
 class ReplyStream:
-    """`begin` until it answers, then `texts` once, `reply` after that, and `close` in any case."""
+    """`begin` until it answers, then `events` once, `reply` after that, and `close` in any case."""
 
     def __init__(
         self, errand: Errand, replicas: Replicas, settings: GatewaySettings, ledger: Ledger, stop: Stop
@@ -37,51 +43,58 @@ class ReplyStream:
         self._settings = settings
         self._ledger = ledger
         self._stop = stop
+        self._manifest = window_pb2.Manifest()
         self._replica: Replica | None = None
         self._call: GenerateCall | None = None
         self._first: inference_service_pb2.GenerateResponse | None = None
-        self._pieces: list[str] = []
+        self._emitted = Emitted()
+        self._continuations = 0
         self._size_bytes = 0
-        self._finish_reason = turn_pb2.FINISH_REASON_UNSPECIFIED
+        self._finish_reason = _OPEN
         self._counts: tuple[summary_pb2.TokenCount, ...] = ()
         self.finished_hops: Sequence[turn_pb2.Hop] = ()
 
     @property
     def text_sent(self) -> bool:
-        """Whether any text was given out, so that another reply could not take this one's place."""
-        return bool(self._pieces)
+        """Whether any of it was given out, so that another reply could not take this one's place."""
+        return self._emitted.given_out
 
     async def begin(self, manifest: window_pb2.Manifest) -> Sequence[turn_pb2.Hop]:
         """Hands the window to a replica and waits for its first text: the hops of that.
 
         A replica that goes away before that is passed over for the next one on the ring, for
-        `gateway.upstream_wait_ms_max`.
+        `gateway.upstream_wait_ms_max`; one that is full at once, as long as there are others.
         """
+        self._manifest = manifest
         seconds = min(self._settings.upstream_wait_ms_max / 1000, self._errand.until - time.monotonic())
-        return await retrying(lambda: self._hand_over(manifest), self._settings, seconds)
+        return await retrying(self._hand_over, self._settings, seconds)
 
-    async def texts(self) -> AsyncGenerator[str, None]:
-        """The reply's text as it comes. Texts over `gateway.reply_bytes_max` end it as a length limit does."""
-        event = self._first
-        while event is not None:
-            kind = event.WhichOneof("event")
-            if kind == "finished":
-                self._finish(event)
-            elif kind == "delta":
-                self._ledger.streamed(time.monotonic(), event.ByteSize())
-                if not self._fits(event.delta.text):
-                    self._finish_reason = turn_pb2.FINISH_REASON_LENGTH
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The reply as it comes, with the hops of those replicas that go on with it.
+
+        A replica that is lost is replaced `gateway.continuations_count_max` times: the next one goes on behind what
+        went out. Texts over `gateway.reply_bytes_max` end the reply as a length limit does.
+        """
+        while True:
+            try:
+                async with aclosing(self._deltas()) as deltas:
+                    async for delta in deltas:
+                        yield Event(delta=delta)
+                return
+            except IsthmusError as error:
+                if not is_transient(error):
+                    raise
+                if self._finish_reason != _OPEN:
                     return
-                if event.delta.text:
-                    self._pieces.append(event.delta.text)
-                    yield event.delta.text
-            event = await self._read()
-        if self._finish_reason == turn_pb2.FINISH_REASON_UNSPECIFIED:
-            raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
+                if not self._can_go_on():
+                    raise
+                broken = error
+            for hop in await self._go_on(broken):
+                yield Event(hop=hop)
 
     def reply(self) -> Reply:
-        """The whole reply, once `texts` has ended."""
-        return Reply("".join(self._pieces), self._finish_reason, self._counts)
+        """The whole reply, once `events` has ended."""
+        return Reply(self._emitted.text, self._finish_reason, self._counts)
 
     def close(self) -> None:
         """Ends the replica's work, if it still goes on, and no longer counts as its load."""
@@ -92,35 +105,93 @@ class ReplyStream:
             self._replicas.release(self._replica)
             self._replica = None
 
-    async def _hand_over(self, manifest: window_pb2.Manifest) -> Sequence[turn_pb2.Hop]:
-        self._stop.check()
-        self.close()
-        request = self._request(manifest)
-        self._replica = self._replicas.pick(self._errand.tenant, self._errand.session, self._errand.limits.name)
-        started_at = time.monotonic()
-        self._call = self._replica.stub.Generate(request, timeout=max(0.0, self._errand.until - started_at))
-        try:
+    async def _deltas(self) -> AsyncGenerator[Event.Delta, None]:
+        """What one replica says. Logprobs whose token is no whole character yet come without a text."""
+        replica, event = self._replica, self._first
+        assert replica is not None
+        while event is not None:
+            kind = event.WhichOneof("event")
+            if kind == "finished":
+                self._finish(event)
+            elif kind == "delta":
+                delta = event.delta
+                self._ledger.streamed(time.monotonic(), event.ByteSize(), has_text=bool(delta.text))
+                if not self._fits(delta.text):
+                    self._finish_reason = turn_pb2.FINISH_REASON_LENGTH
+                    return
+                self._emitted.add(delta, replica.tokenizer)
+                if delta.text or delta.logprobs:
+                    yield Event.Delta(text=delta.text, logprobs=delta.logprobs)
             event = await self._read()
-            if event is None or event.WhichOneof("event") != "started":
-                raise UpstreamUnavailable("the replica ended its stream before it had the window")
-            leg = Leg(time.monotonic() - started_at, request.ByteSize(), event.ByteSize())
-            self._first = await self._read()
-        except IsthmusError as error:
-            if is_transient(error):
-                self._replicas.suspect(self._replica)
-            raise
-        return self._ledger.started(leg, event.started)
+        if self._finish_reason == _OPEN:
+            raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
 
-    def _request(self, manifest: window_pb2.Manifest) -> inference_service_pb2.GenerateRequest:
+    def _can_go_on(self) -> bool:
+        """Whether another replica may take the place of one that was lost."""
+        # What is kept to a form is kept to it from its first token on, by one engine.
+        has_form = self._emitted.given_out and self._errand.request.params.HasField("structured_output")
+        is_left = self._continuations < self._settings.continuations_count_max
+        return is_left and not has_form and self._errand.until > time.monotonic()
+
+    async def _go_on(self, error: IsthmusError) -> Sequence[turn_pb2.Hop]:
+        self._continuations += 1
+        if self._replica is not None:
+            self._replicas.suspect(self._replica)
+        if self._emitted.given_out:
+            self._ledger.lost(time.monotonic(), self._emitted.tokens, error.reason)
+        else:
+            self._emitted = Emitted()
+        return await self.begin(self._manifest)
+
+    async def _hand_over(self) -> Sequence[turn_pb2.Hop]:
+        """Starts the reply, or what is left of it, at a replica that has room for it."""
+        full: set[str] = set()
+        errand = self._errand
+        while True:
+            self._stop.check()
+            self.close()
+            self._replica = self._replicas.pick(errand.tenant, errand.session, errand.limits.name, full)
+            try:
+                return await self._start(self._replica)
+            except IsthmusError as error:
+                if is_transient(error):
+                    self._replicas.suspect(self._replica)
+                if error.reason != errors_pb2.ERROR_REASON_OVERLOADED:
+                    raise
+                full.add(self._replica.member_id)
+                if self._replicas.is_other(errand.limits.name, full):
+                    continue
+                if self._emitted.given_out:
+                    # To wait for a place costs the client a pause, to fail now the whole reply.
+                    raise UpstreamUnavailable(error.message, error.retry_after_ms) from None
+                raise
+
+    async def _start(self, replica: Replica) -> Sequence[turn_pb2.Hop]:
+        request = self._request()
+        started_at = time.monotonic()
+        self._call = replica.stub.Generate(request, timeout=max(0.0, self._errand.until - started_at))
+        event = await self._read()
+        if event is None or event.WhichOneof("event") != "started":
+            raise UpstreamUnavailable("the replica ended its stream before it had the window")
+        leg = Leg(time.monotonic() - started_at, request.ByteSize(), event.ByteSize())
+        self._replicas.served(self._errand.tenant, self._errand.session, replica)
+        self._first = await self._read()
+        placed = placement(replica.choice, self._manifest, event.started, self._errand.limits.overhead_tokens)
+        return self._ledger.started(leg, event.started, placed)
+
+    def _request(self) -> inference_service_pb2.GenerateRequest:
+        request = self._errand.request
         params = message_pb2.SamplingParams()
-        params.CopyFrom(self._errand.request.params)
+        params.CopyFrom(request.params)
         params.max_output_tokens = self._errand.budget.output_tokens_max
         return inference_service_pb2.GenerateRequest(
             tenant=self._errand.tenant,
             session=self._errand.session,
-            manifest=manifest,
+            manifest=self._manifest,
             params=params,
             model=self._errand.limits.name,
+            priority=request.priority,
+            emitted=self._emitted.message() if self._emitted.given_out else None,
         )
 
     async def _read(self) -> inference_service_pb2.GenerateResponse | None:

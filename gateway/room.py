@@ -87,7 +87,7 @@ class GatewayRoom:
     async def _serve(self, view: View, router: Router, forgetting: Forgetting) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
-        replicas = Replicas(view, router, settings.gateway.model_default)
+        replicas = Replicas(view, router, settings.gateway)
         driven = DrivenTurns()
         backend = Backend(shards, replicas, driven, forgetting, settings)
         turns = TurnDriver(shards, replicas, driven, settings.gateway)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import grpc
 from isthmus.context.v1 import context_service_pb2, context_service_pb2_grpc, summary_pb2, window_pb2
@@ -26,6 +27,9 @@ from services.errors import IsthmusError
 from services.router import STORE, Router
 
 COUNTS_MAX: Final = 4_096
+
+# Waits for its turn to read from a shard.
+Pulling: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(slots=True)
@@ -80,8 +84,10 @@ class WindowAssembler:
         self._executor = executor
         self._attempts = settings.pull_attempts_count_max
 
-    async def assemble(self, tenant: str, session: str, manifest: window_pb2.Manifest, tokens_max: int) -> Assembled:
-        """The manifest's window, whole and verified.
+    async def assemble(
+        self, tenant: str, session: str, manifest: window_pb2.Manifest, tokens_max: int, pulling: Pulling
+    ) -> Assembled:
+        """The manifest's window, whole and verified; what is read from a shard is read within `pulling`.
 
         Raises WindowTooLong as soon as it has more than `tokens_max` tokens, CORRUPT when the shard's items do not add
         up to the manifest's digest, and what `ReadWindow` answers, WINDOW_CHANGED among it.
@@ -91,7 +97,8 @@ class WindowAssembler:
         try:
             if not await self._apply(window, manifest, work):
                 key = context_service_pb2.SessionKey(tenant=tenant, session=session)
-                await self._pull(window, manifest, key, work, tokens_max)
+                async with pulling():
+                    await self._pull(window, manifest, key, work, tokens_max)
             if window.tokens > tokens_max:
                 raise WindowTooLong(window.tokens)
             return Assembled(window.ids, tuple(window.checkpoints()), work)

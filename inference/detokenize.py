@@ -20,6 +20,8 @@ class Detokenizer:
         self._stop = tuple(stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
+        # How much of what is held has gone out all the same, by another replica that took the reply to be over.
+        self._out = 0
         self.stopped = False
 
     def push(self, ids: Iterable[int]) -> str:
@@ -28,12 +30,31 @@ class Detokenizer:
             return ""
         return self._release(self._utf8.decode(b"".join(map(self._tokenizer.token_bytes, ids))))
 
+    def resume(self, ids: Iterable[int], sent: str) -> str | None:
+        """Takes a reply over that began with these ids, of which `sent` has gone out: what of their text has not.
+
+        None where `sent` is not what comes of the ids; the detokenizer is of no use then.
+        """
+        text = self.push(ids)
+        if text.startswith(sent):
+            return text[len(sent) :]
+        ahead = sent.removeprefix(text)
+        if not sent.startswith(text) or not self._held.startswith(ahead):
+            return None
+        self._out = len(ahead)
+        return ""
+
+    def resume_text(self, sent: str) -> None:
+        """Takes a reply over by the text of it that has gone out, whatever tokens it was made of."""
+        text = self._release(sent)
+        self._out = len(sent) - len(text) if not self.stopped else 0
+
     def finish(self) -> str:
         """The rest; an incomplete character becomes U+FFFD."""
         if self.stopped:
             return ""
         text = self._release(self._utf8.decode(b"", final=True))
-        rest, self._held = self._held, ""
+        rest, self._held = self._held[self._out :], ""
         return text + rest
 
     def _release(self, text: str) -> str:
@@ -42,10 +63,11 @@ class Detokenizer:
         if found:
             # The one that is complete first, so that the cut does not depend on how the text was divided.
             self.stopped, self._held = True, ""
-            return text[: min(found)[1]]
-        keep = self._undecided(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            return text[self._out : min(found)[1]]
+        free = len(text) - self._undecided(text)
+        self._held = text[free:]
+        released, self._out = text[self._out : free], max(0, self._out - free)
+        return released
 
     def _undecided(self, text: str) -> int:
         """How many characters at the end may yet become a stop string."""

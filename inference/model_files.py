@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from inference.vocabulary import Vocabulary
+
 _SPECIAL_TOKEN: Final = 3  # GGUF's token type for control tokens
-_FORMAT: Final = "1"  # of the cache folder; another one is another folder
+_FORMAT: Final = "2"  # of the cache folder; another one is another folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,10 @@ SMOLLM2: Final = ModelSource(
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a GGUF says about its text side, apart from the tokenizer itself."""
-
-    chat_template: str
-    context_tokens_max: int
-    special_ids: tuple[int, ...]
-    tokenizer_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model's tokenizer on disk and what goes with it; `source` finds the weights."""
+    """A model's tokenizer on disk and what goes with it."""
 
-    source: ModelSource
+    name: str
     tokenizer_json: Path
     vocabulary: Vocabulary
 
@@ -82,13 +74,14 @@ def load_model_files(source: ModelSource, cache_dir: Path) -> ModelFiles:
         vocabulary = _read(folder)
     if vocabulary is None:
         raise ModelFilesError(f"{folder} cannot be written; expected a writable cache folder")
-    return ModelFiles(source, folder / "tokenizer.json", vocabulary)
+    return ModelFiles(source.name, folder / "tokenizer.json", vocabulary)
 
 
 def _read(folder: Path) -> Vocabulary | None:
     try:
         stored = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        vocabulary = Vocabulary(**{**stored, "special_ids": tuple(stored["special_ids"])})
+        ids = {name: tuple(stored[name]) for name in ("silent_ids", "end_ids")}
+        vocabulary = Vocabulary(**{**stored, **ids})
         intact = _sha256(folder / "tokenizer.json") == vocabulary.tokenizer_sha256
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -99,10 +92,14 @@ def _convert(source: ModelSource, folder: Path) -> None:
     """Writes the folder beside its place and renames it there: another process sees all of it or nothing."""
     fields = _gguf_fields(find_weights(source))
     tokenizer = json.dumps(_tokenizer_json(fields), ensure_ascii=False).encode()
+    control = _control(fields)
     vocabulary = Vocabulary(
         chat_template=fields["tokenizer.chat_template"],
         context_tokens_max=int(fields["llama.context_length"]),
-        special_ids=_special_ids(fields),
+        control=control,
+        silent_ids=tuple(control.values()),
+        # Whatever control token a reply comes to, it is over.
+        end_ids=tuple(control.values()),
         tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest(),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +130,9 @@ def _gguf_fields(path: Path) -> dict[str, Any]:
     return {name: field.contents() for name, field in GGUFReader(path).fields.items() if name.startswith(wanted)}
 
 
-def _special_ids(fields: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(index for index, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == _SPECIAL_TOKEN)
+def _control(fields: dict[str, Any]) -> dict[str, int]:
+    tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    return {tokens[index]: index for index, kind in enumerate(kinds) if kind == _SPECIAL_TOKEN}
 
 
 def _tokenizer_json(fields: dict[str, Any]) -> dict[str, Any]:

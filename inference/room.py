@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from typing import Final
 
@@ -13,19 +15,25 @@ from isthmus.inference.v1 import inference_service_pb2 as contract
 from isthmus.inference.v1 import inference_service_pb2_grpc
 
 from inference import embeddings
+from inference.admission import Admission
 from inference.assembly import WindowAssembler
 from inference.embeddings import Embedder
 from inference.engine import Engine, EngineContext, EngineRequest, Sampling, create_engine
 from inference.generation import Generator
-from inference.model_files import SMOLLM2, ModelFiles, load_model_files
+from inference.metrics import InferenceMetrics
+from inference.metrics_http import MetricsServer
+from inference.model_files import ModelFiles
+from inference.models import configured_model
 from inference.service import InferenceServicer
+from inference.standing import Standing
 from inference.template import RULES, ChatTemplate
 from inference.tokenizer import Tokenizer
+from inference.watchdog import Watchdog, end_process
 from inference.windows import Window, WindowCache
 from services import valkey
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
-from services.router import INFERENCE, STORE, Router
+from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_MODEL, STORE, Router
 from services.rpc import Channels, GrpcServer
 
 READ_WINDOW: Final = "/isthmus.context.v1.ContextService/ReadWindow"
@@ -39,9 +47,13 @@ class InferenceRoom:
     name = INFERENCE
 
     def __init__(self, context: RoomContext) -> None:
-        self._context = context
+        self._standing = Standing(context.lifecycle)
+        self._context = replace(context, lifecycle=self._standing)
         self._settings = context.settings.inference
-        self._server = GrpcServer(context)
+        self._server = GrpcServer(self._context)
+        self.admission = Admission(self._settings)
+        self._metrics_server: MetricsServer | None = None
+        self._watchdog: Watchdog | None = None
         self._closing = AsyncExitStack()
         self.engine: Engine | None = None
 
@@ -50,16 +62,23 @@ class InferenceRoom:
         """The bound `host:port`."""
         return self._server.address
 
+    @property
+    def metrics_address(self) -> str:
+        """Where `/metrics` is served, empty where it is not."""
+        return "" if self._metrics_server is None else self._metrics_server.address
+
     async def start(self) -> None:
         """Loads, warms, serves and announces. Raises ModelFilesError or ValueError for a model that cannot be had."""
         client = valkey.connect(self._context.settings.valkey)
         self._closing.push_async_callback(client.aclose)
         router = await self._router(client)
-        files = await asyncio.to_thread(load_model_files, SMOLLM2, self._settings.cache_dir)
-        tokenizer = Tokenizer(files.tokenizer_json, files.vocabulary.special_ids, self._settings.tokenize_chars_max)
-        template = ChatTemplate(tokenizer)
+        files = await asyncio.to_thread(configured_model, self._context.settings)
+        vocabulary = files.vocabulary
+        tokenizer = Tokenizer(files.tokenizer_json, vocabulary, self._settings.tokenize_chars_max)
+        template = ChatTemplate(tokenizer, vocabulary.chat_template, vocabulary.variables)
         engine, embedder = await self._load(files, tokenizer, template)
-        generator = self._generator(engine, tokenizer, template, router)
+        metrics = self._measure(engine)
+        generator = self._generator(engine, tokenizer, template, router, metrics)
         model = _model(self._settings.engine, engine, files, template, generator, embedder)
         servicer = InferenceServicer(model, generator, template, embedder, self._executor("texts"))
         self._server.add(
@@ -67,13 +86,20 @@ class InferenceRoom:
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
-        await self._announce(model, client)
+        await self._serve_metrics(metrics)
+        await self._watch(engine, template, metrics)
+        await self._announce(model, generator, client)
         self._context.lifecycle.move(State.READY)
 
     async def drain(self) -> None:
-        """Takes nothing new; replies that are being generated are finished."""
+        """Takes nothing new; replies that are being generated, or wait for that, are finished.
+
+        Raises EngineLost where the process ends because its engine could not be brought back.
+        """
         self._context.lifecycle.move(State.DRAINING)
         await self._server.drain()
+        if self._watchdog is not None:
+            self._watchdog.check()
 
     async def stop(self) -> None:
         """Ends what is left and frees the model."""
@@ -90,17 +116,48 @@ class InferenceRoom:
         return Router(view, channels, settings.membership)
 
     async def _load(self, files: ModelFiles, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[Engine, Embedder]:
-        engine = self.engine = create_engine(EngineContext(self._settings, files, tokenizer))
+        settings = self._context.settings
+        context = EngineContext(self._settings, files, tokenizer, settings.vllm, settings.openai)
+        engine = self.engine = create_engine(context)
         self._closing.push_async_callback(engine.stop)
         await engine.start()
         await _warm(engine, template)
         embedder = await asyncio.to_thread(Embedder, self._settings.embed_tokens_max)
         return engine, embedder
 
-    def _generator(self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, router: Router) -> Generator:
+    def _measure(self, engine: Engine) -> InferenceMetrics:
+        metrics = InferenceMetrics(engine.model, self._settings.engine)
+        metrics.watch_queue(self.admission.queue)
+        metrics.watch_engine(engine)
+        return metrics
+
+    async def _serve_metrics(self, metrics: InferenceMetrics) -> None:
+        if self._context.http_listen is not None:
+            self._metrics_server = MetricsServer(metrics.exposition, self._context.http_listen)
+            await self._metrics_server.start()
+            self._closing.push_async_callback(self._metrics_server.stop)
+
+    async def _watch(self, engine: Engine, template: ChatTemplate, metrics: InferenceMetrics) -> None:
+        # Somebody else's server has a bound on its silence, and is not ours to start again.
+        if self._settings.engine.startswith("openai:"):
+            return
+        settings = self._context.settings
+        end = partial(end_process, (settings.rpc.drain_ms_max + self._settings.engine_stop_ms_max) / 1000)
+        self._watchdog = Watchdog(
+            engine, partial(_warm, engine, template), self.admission, self._standing, metrics, self._settings, end
+        )
+        await self._watchdog.start()
+        self._closing.push_async_callback(self._watchdog.stop)
+
+    def _generator(
+        self, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate, router: Router, metrics: InferenceMetrics
+    ) -> Generator:
         cache = WindowCache(self._settings.window_cache_bytes_max)
         assembler = WindowAssembler(router, template, cache, self._executor("windows"), self._settings)
-        return Generator(engine, tokenizer, template, assembler, cache, self._settings, self._context.member_id)
+        member_id = self._context.member_id
+        return Generator(
+            engine, tokenizer, template, assembler, cache, self._settings, member_id, self.admission, metrics
+        )
 
     def _executor(self, work: str) -> ThreadPoolExecutor:
         """Threads of their own for each kind of work: a thousand texts to embed must not hold up a turn."""
@@ -108,20 +165,21 @@ class InferenceRoom:
         self._closing.callback(executor.shutdown, wait=False, cancel_futures=True)
         return executor
 
-    async def _announce(self, model: contract.Model, client: valkey.Client) -> None:
+    async def _announce(self, model: contract.Model, generator: Generator, client: valkey.Client) -> None:
         labels = {
-            "model": model.name,
+            LABEL_MODEL: model.name,
             "engine": model.engine,
             "tokenizer": model.tokenizer.hex(),
             "context_tokens_max": str(model.context_tokens_max),
             "overhead_tokens": str(model.overhead_tokens),
             "max_output_tokens_default": str(model.max_output_tokens_default),
+            LABEL_ADAPTERS: ",".join(model.adapters),
         }
         membership = self._context.settings.membership
         member = Member(
             self._context.member_id, self.name, self._server.address, weight=membership.weight, labels=labels
         )
-        announcer = Announcer(client, membership, member, self._context.lifecycle)
+        announcer = Announcer(client, membership, member, self._context.lifecycle, lambda: generator.load)
         await announcer.start()
         self._closing.push_async_callback(announcer.stop)
         _log.info("model loaded", **labels)
@@ -130,7 +188,7 @@ class InferenceRoom:
 async def _warm(engine: Engine, template: ChatTemplate) -> None:
     """One tiny reply, so that the first caller does not pay for what is set up on first use."""
     request = EngineRequest(
-        window=template.reply_opening,
+        window=template.reply_header,
         header=template.reply_header,
         points=(Window().end,),
         cache_salt="",
@@ -144,7 +202,9 @@ def _model(
     name: str, engine: Engine, files: ModelFiles, template: ChatTemplate, generator: Generator, embedder: Embedder
 ) -> contract.Model:
     vocabulary = files.vocabulary
-    identity = "\0".join((vocabulary.tokenizer_sha256, vocabulary.chat_template, RULES))
+    identity = "\0".join(
+        (vocabulary.tokenizer_sha256, vocabulary.chat_template, *sorted(vocabulary.variables.values()), RULES)
+    )
     return contract.Model(
         name=engine.model,
         engine=name,
@@ -154,4 +214,5 @@ def _model(
         embedding_model=embeddings.MODEL,
         embedding_dimensions=embedder.dimensions,
         max_output_tokens_default=generator.output_tokens_default,
+        adapters=engine.adapters,
     )

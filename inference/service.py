@@ -33,6 +33,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         executor: Executor,
     ) -> None:
         self._model: Final = model
+        self._served: Final = (model.name, *model.adapters)
         self._generator = generator
         self._template = template
         self._embedder = embedder
@@ -41,10 +42,13 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def Generate(  # noqa: N802
         self, request: contract.GenerateRequest, context: Context
     ) -> AsyncGenerator[contract.GenerateResponse, None]:
-        if request.model and request.model != self._model.name:
-            raise _no_model(request.model, self._model.name)
+        if request.model and request.model not in self._served:
+            raise _no_model(request.model, *self._served)
         if request.manifest.end.item_count < 1:
             raise InvalidField("manifest.end", "expected the window's end, after at least one item")
+        if request.HasField("emitted") and request.emitted.tokenizer != self._model.tokenizer:
+            # Ids of another tokenizer mean something else here; the text means the same.
+            del request.emitted.token_ids[:]
         async with aclosing(self._generator.generate(request)) as responses:
             async for response in responses:
                 yield response
@@ -74,10 +78,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def ForgetSession(  # noqa: N802
         self, request: contract.ForgetSessionRequest, context: Context
     ) -> contract.ForgetSessionResponse:
-        return contract.ForgetSessionResponse(erasures=self._generator.forget(request.tenant, request.session))
+        erasures = await self._generator.forget(request.tenant, request.session)
+        return contract.ForgetSessionResponse(erasures=erasures)
 
 
-def _no_model(wanted: str, served: str) -> IsthmusError:
+def _no_model(wanted: str, *served: str) -> IsthmusError:
+    names = ", ".join(map(repr, served))
     return IsthmusError(
-        errors_pb2.ERROR_REASON_MODEL_NOT_FOUND, f"model {wanted!r} is not served here; expected {served!r} or none"
+        errors_pb2.ERROR_REASON_MODEL_NOT_FOUND, f"model {wanted!r} is not served here; expected {names} or none"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,21 +11,27 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from inference.vocabulary import Vocabulary
+
 TokenIds = NDArray[np.int32]
 
 
 class Tokenizer:
-    """A byte-level BPE tokenizer, safe to use from any thread.
+    """A model's tokenizer, safe to use from any thread.
 
-    `special_ids` are the control tokens: they have no bytes of their own and only a template may place them.
-    A batch that goes to the tokenizer at once holds at most `batch_chars_max` characters, or one text.
+    No text encodes to one of the vocabulary's control tokens. A batch that goes to the tokenizer at once holds at most
+    `batch_chars_max` characters, or one text.
     """
 
-    def __init__(self, path: Path, special_ids: Iterable[int], batch_chars_max: int = 1 << 18) -> None:
+    def __init__(self, path: Path, vocabulary: Vocabulary, batch_chars_max: int = 1 << 18) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._batch_chars_max = batch_chars_max
-        self._token_bytes: dict[int, bytes] = dict.fromkeys(special_ids, b"")
-        self.special_ids: Final = frozenset(special_ids)
+        self._bytes_of = _byte_level if vocabulary.byte_level else _sentence_piece
+        self._control = control = dict(vocabulary.control)
+        self._pieces = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
+        self._token_bytes: dict[int, bytes] = {index: name.encode() for name, index in control.items()}
+        self._token_bytes.update(dict.fromkeys(vocabulary.silent_ids, b""))
+        self.special_ids: Final = frozenset(control.values())
 
     def encode(self, text: str) -> TokenIds:
         """The ids of a text that is plain content, whatever it says."""
@@ -40,17 +47,23 @@ class Tokenizer:
 
     def special_id(self, token: str) -> int:
         """The id of a control token by its name, such as `<|im_start|>`; KeyError if there is none."""
-        index = self._tokenizer.token_to_id(token)
-        if index is None or index not in self.special_ids:
-            raise KeyError(token)
-        return index
+        return self._control[token]
+
+    def split(self, text: str) -> list[str | int]:
+        """A template's text as plain pieces and the ids of the control tokens between them; one piece at least."""
+        pieces: list[str | int] = []
+        at = 0
+        for found in self._pieces.finditer(text):
+            pieces += [text[at : found.start()]] if found.start() > at else []
+            pieces.append(self._control[found.group()])
+            at = found.end()
+        return [*pieces, text[at:]] if at < len(text) or not pieces else pieces
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes behind one id; none for a control token and for an id outside the vocabulary."""
+        """The bytes behind one id; none for a silent control token and for an id outside the vocabulary."""
         known = self._token_bytes.get(token_id)
         if known is None:
-            token = self._tokenizer.id_to_token(token_id) or ""
-            known = self._token_bytes[token_id] = bytes(_BYTE_OF[character] for character in token)
+            known = self._token_bytes[token_id] = self._bytes_of(self._tokenizer.id_to_token(token_id) or "")
         return known
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -78,3 +91,17 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF: Final = _byte_alphabet()
+_BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def _byte_level(token: str) -> bytes:
+    """The bytes of a token in GPT-2's alphabet. One that was added as a whole is spelt plainly."""
+    if all(character in _BYTE_OF for character in token):
+        return bytes(_BYTE_OF[character] for character in token)
+    return token.encode()
+
+
+def _sentence_piece(token: str) -> bytes:
+    """The bytes of a token in SentencePiece's spelling, which has U+2581 for a space and names lone bytes."""
+    byte = _BYTE_TOKEN.fullmatch(token)
+    return bytes.fromhex(byte[1]) if byte else token.replace("\u2581", " ").encode()

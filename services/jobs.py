@@ -11,6 +11,9 @@ from hashlib import blake2b
 from typing import Final
 
 from docket import Docket
+from docket._redis import RedisConnection
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import parse_url
 
 from services.config import Settings, ValkeySettings
 from services.valkey import address
@@ -31,8 +34,25 @@ async def docket(settings: Settings) -> AsyncIterator[Docket]:
     A job that has ended leaves nothing behind in Valkey. Raises redis' errors when Valkey is away.
     """
     url = await _seed_url(settings.valkey)
-    async with Docket(name=settings.mesh.name, url=url, execution_ttl=timedelta(0)) as queue:
+    queue = Docket(name=settings.mesh.name, url=url, execution_ttl=timedelta(0))
+    queue._redis = _Connection(url)
+    async with queue:
         yield queue
+
+
+class _Connection(RedisConnection):
+    """docket's own, but for its messages, by which jobs are taken back.
+
+    In a cluster it opens a pool for them that knows nothing of what the URL says about TLS, and takes the user and the
+    password as they are escaped there.
+    """
+
+    def _create_node_pool(self) -> ConnectionPool:
+        pool = super()._create_node_pool()
+        options = parse_url(self._normalized_url())
+        own = ("host", "port", "db", "connection_class")
+        pool.connection_kwargs.update({name: value for name, value in options.items() if name not in own})
+        return pool
 
 
 def segment_key(tenant: str, session: str, first_sequence: int, last_sequence: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -61,19 +61,30 @@ class Member:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     # Valkey's time of the last heartbeat: two views of one member differ in it without being a change.
     heartbeat_ms: int = field(default=0, compare=False)
+    # Requests that it had in work then, where it counts them: no change either.
+    load: int = field(default=0, compare=False)
 
 
 class Announcer:
     """Announces one member by heartbeat for as long as it runs, and at once whenever its lifecycle moves.
 
-    While Valkey is away it goes on trying; `stop` takes the member off the list.
+    Each heartbeat says what `load` answers. While Valkey is away it goes on trying; `stop` takes the member off the
+    list.
     """
 
-    def __init__(self, valkey: Client, settings: MembershipSettings, member: Member, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        valkey: Client,
+        settings: MembershipSettings,
+        member: Member,
+        lifecycle: Lifecycle,
+        load: Callable[[], int] = int,
+    ) -> None:
         self._valkey = valkey
         self._settings = settings
         self._member = member
         self._lifecycle = lifecycle
+        self._load = load
         self._moved = asyncio.Event()
         self._task = LongTask()
         lifecycle.watch(lambda _: self._moved.set())
@@ -116,6 +127,7 @@ class Announcer:
             "state": self._lifecycle.state.value,
             "weight": self._member.weight,
             "labels": dict(self._member.labels),
+            "load": self._load(),
         }
         await _ANNOUNCE(
             self._valkey,
@@ -233,6 +245,8 @@ def _parse(name: bytes, room: str, payload: bytes) -> Member | None:
             weight=float(values["weight"]),
             labels=MappingProxyType(values["labels"]),
             heartbeat_ms=int(values["heartbeat_ms"]),
+            # Other releases' members say none.
+            load=int(values.get("load", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -9,7 +9,7 @@ acceptance: Gale and Shapley, 1962.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, TypeAlias
@@ -41,7 +41,6 @@ class Ring:
         # By name, so that the order of insertion decides nothing.
         self._names = sorted(members)
         self.weights = {name: members[name] for name in self._names}
-        self._weight_total = math.fsum(members.values())
         self._slots = slots
         self._points = _circle(self.weights, virtual_nodes)
         # The first point of each slot's walk around the circle.
@@ -76,26 +75,6 @@ class Ring:
             if len(seen) == len(self._names):
                 return
 
-    def choose(self, key: str, load: Mapping[str, int], factor: float, without: Collection[str] = frozenset()) -> str:
-        """The first member in preference whose load stays within `factor` times its fair share with this key added.
-
-        `load` counts what each member holds now; members that it does not name hold nothing. Those named in `without`
-        are passed over and have no share. Of the others some member is always below its share, so one is found.
-        Raises LookupError if there are no others.
-        """
-        weights, weight_total = self.weights, self._weight_total
-        if without:
-            weights = {member: weight for member, weight in weights.items() if member not in without}
-            weight_total = math.fsum(weights.values())
-        if not weights:
-            raise LookupError("the ring has no members")
-        total = sum(count for member, count in load.items() if member in weights) + 1
-        return next(
-            member
-            for member in self.preference(key)
-            if member in weights and load.get(member, 0) < math.ceil(factor * total * weights[member] / weight_total)
-        )
-
     def _slot(self, key: str) -> int:
         if not self._names:
             raise LookupError("the ring has no members")
@@ -106,7 +85,7 @@ class Ring:
 
         Ranks are fixed, so the outcome follows from members and bounds alone, not from the order of the work.
         """
-        share = share_factor * self._slots / self._weight_total
+        share = share_factor * self._slots / math.fsum(self.weights.values())
         bounds = np.array([math.ceil(share * weight) for weight in self.weights.values()])
         ranking = _ranking(self._slots)
         at = self._starts.copy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
@@ -12,12 +13,24 @@ from services.config import MembershipSettings
 from services.errors import IsthmusError, UpstreamUnavailable
 from services.lifecycle import State
 from services.membership import Member, View
+from services.placement import Bounds, Choice, choose
 from services.ring import Ring
 from services.rpc import Channels
 
 STORE: Final = "context_store"
 INFERENCE: Final = "inference"
 LABEL_MODEL: Final = "model"
+# Names of adapters that may be asked for as models, with commas between them.
+LABEL_ADAPTERS: Final = "adapters"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A replica for a session's turn, the channel to it, and why it is that one."""
+
+    member: Member
+    channel: grpc.aio.Channel
+    choice: Choice
 
 
 class Circle:
@@ -75,13 +88,17 @@ class Circles:
             members = [member for member in self._view.members(room) if member.state is State.DRAINING]
         if not members:
             raise UpstreamUnavailable(f"no member of {room} is ready")
-        serving = [member for member in members if not model or member.labels.get(LABEL_MODEL) == model]
+        serving = [member for member in members if not model or model in models_of(member)]
         if not serving:
-            names = sorted({member.labels.get(LABEL_MODEL, "") for member in members})
+            names = sorted({name for member in members for name in models_of(member)})
             raise IsthmusError(
                 errors_pb2.ERROR_REASON_MODEL_NOT_FOUND,
                 f"no replica serves {model!r}; expected one of {', '.join(names)}",
             )
+        if room == INFERENCE:
+            # They take nothing new. On the ring they keep what was theirs from moving before they have gone.
+            draining = (member for member in self._view.members(room) if member.state is State.DRAINING)
+            serving += [member for member in draining if not model or model in models_of(member)]
         return serving
 
 
@@ -103,7 +120,7 @@ class Router:
         """
         circle, key = self._circles.get(STORE), session_key(tenant, session)
         member_id = circle.ring.owner(key)
-        suspects = self._suspects_of(STORE, circle)
+        suspects = self._suspects_of(STORE, circle.members)
         if member_id in suspects:
             member_id = next(each for each in circle.ring.preference(key) if each not in suspects)
         return member_id, self.to_store(circle.members[member_id].endpoint)
@@ -125,11 +142,34 @@ class Router:
         `load` counts the calls that each member id has in flight. An empty model takes any. Raises MODEL_NOT_FOUND
         when replicas are ready but none serves the model, UPSTREAM_UNAVAILABLE with RetryInfo while none is ready.
         """
-        circle = self._circles.get(INFERENCE, model)
-        suspects = self._suspects_of(INFERENCE, circle)
-        chosen = circle.ring.choose(session_key(tenant, session), load, self._settings.load_factor, suspects)
-        member = circle.members[chosen]
-        return member, self._channels.get(member.endpoint, peer=INFERENCE)
+        placed = self.place(tenant, session, load, model)
+        return placed.member, placed.channel
+
+    def place(
+        self,
+        tenant: str,
+        session: str,
+        load: Mapping[str, int],
+        model: str = "",
+        *,
+        warm: str = "",
+        full: Collection[str] = frozenset(),
+        free: int = 0,
+    ) -> Placed:
+        """As `inference`, and why it is that replica.
+
+        `warm` names one that has the session's prefix, `full` those that have refused. A replica with less than `free`
+        calls in flight has room whatever the others do. Raises LookupError too, where all that are ready are full.
+        """
+        circle, key = self._circles.get(INFERENCE, model), session_key(tenant, session)
+        ready = {member.id for member in circle.members.values() if member.state is State.READY}
+        suspects = self._suspects_of(INFERENCE, ready.difference(full))
+        away = suspects.union(circle.members.keys() - ready)
+        bounds = Bounds(self._settings.load_factor, free)
+        ring = circle.ring
+        choice = choose(ring.preference(key), ring.weights, load, bounds, away=away, full=full, warm=warm)
+        member = circle.members[choice.member]
+        return Placed(member, self._channels.get(member.endpoint, peer=INFERENCE), choice)
 
     def suspect(self, room: str, member_id: str) -> None:
         """Leaves a member that did not answer out until its next heartbeat, unless all are suspect."""
@@ -137,13 +177,13 @@ class Router:
             if member.id == member_id:
                 self._suspects[room, member_id] = member.heartbeat_ms
 
-    def _suspects_of(self, room: str, circle: Circle) -> frozenset[str]:
-        """Which members of the circle are suspect; none if all are."""
+    def _suspects_of(self, room: str, members: Collection[str]) -> frozenset[str]:
+        """Which of the members are suspect; none if all are."""
         if not self._suspects:
             return frozenset()
         self._forgive()
-        suspects = frozenset(member_id for member_id in circle.members if (room, member_id) in self._suspects)
-        return suspects if len(suspects) < len(circle.members) else frozenset()
+        suspects = frozenset(member_id for member_id in members if (room, member_id) in self._suspects)
+        return suspects if len(suspects) < len(members) else frozenset()
 
     def _forgive(self) -> None:
         """Takes back those suspects that have announced themselves since, or are gone from the view."""
@@ -156,3 +196,9 @@ class Router:
 def session_key(tenant: str, session: str) -> str:
     """What the rings hash."""
     return f"{tenant}/{session}"
+
+
+def models_of(member: Member) -> list[str]:
+    """The names of the models that a replica serves: its own, then its adapters'."""
+    adapters = member.labels.get(LABEL_ADAPTERS, "")
+    return [member.labels.get(LABEL_MODEL, ""), *filter(None, adapters.split(","))]

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from isthmus.errors.v1 import errors_pb2
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from services.config import ConfigError, Settings, TieringSettings
@@ -24,6 +24,12 @@ _EXPECTED: Final = "expected file:///path, s3://bucket/path, gs://bucket/path or
 _PARTS_CONCURRENT: Final = 2
 # What a LocalStore that died left of an object that it had not ended, behind the object's name.
 _STAGED: Final = "#1"
+# S3 by another name, in the order in which the client looks, and what lets it be without TLS.
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ALLOW_HTTP: Final = "AWS_ALLOW_HTTP"
+_TRUE: Final = ("1", "true", "on", "yes", "y")
+# Where a machine in a cloud asks for credentials, when the environment has none.
+_METADATA: Final = "169.254.169.254"
 
 
 class Objects(Protocol):
@@ -124,6 +130,8 @@ def bucket(settings: Settings) -> Bucket:
             if not urlsplit(url).path.strip("/") or urlsplit(url).netloc:
                 raise ConfigError(f"tiering.url: {url!r} names no folder; {_EXPECTED}")
             return Bucket(LocalStore(path, mkdir=True, automatic_cleanup=True), settings.tiering)
+        if scheme in ("s3", "s3a"):
+            _check_endpoint(url)
         return Bucket(from_url(url), settings.tiering)
     except (BaseError, OSError, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -131,12 +139,31 @@ def bucket(settings: Settings) -> Bucket:
         raise ConfigError(f"tiering.url: {url!r}: {_brief(error)}; {_EXPECTED}") from error
 
 
+def _check_endpoint(url: str) -> None:
+    """The client would refuse it at the first object, and not say why."""
+    allowed = os.environ.get(_ALLOW_HTTP, "").lower() in _TRUE
+    for name in _ENDPOINTS:
+        endpoint = os.environ.get(name, "")
+        if endpoint.startswith("http://") and not allowed:
+            what = f"{name} in the environment is {endpoint!r}, without TLS; expected https://, or {_ALLOW_HTTP}=true"
+            raise ConfigError(f"tiering.url: {url!r}: {what}")
+
+
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:
-        raise UpstreamUnavailable(f"object {name}: the object store does not answer: {_brief(error)}") from error
+        what = f"object {name}: the object store of tiering.url {_refusal(error)}: {_brief(error)}"
+        raise UpstreamUnavailable(what) from error
+
+
+def _refusal(error: Exception) -> str:
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return "refuses the environment's credentials"
+    if isinstance(error, FileNotFoundError):
+        return "is not there"
+    return "has no credentials in the environment" if _METADATA in str(error) else "does not answer"
 
 
 def _missing(name: str) -> IsthmusError:

@@ -6,6 +6,7 @@ committed, once the turn is closed the log says for good which parts of it anybo
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +23,17 @@ from context_store.tiering.object_book import ObjectBook, spill_name
 from context_store.tiering.objects import Objects
 from context_store.turn import turns
 from services.config import TieringSettings
-from services.errors import NotFound
+from services.errors import IsthmusError, NotFound
 
 # No zstd frame begins so.
 _MARK: Final = b"\0spill"
 _TURN: Final = re.compile(r"-t([0-9]+)-[0-9a-f]+\.bodies$")
 # Entries that are looked at together.
 _PAGE_COUNT: Final = 256
+
+
+class BucketAwayError(Exception):
+    """The bucket did not take a reply's texts in time; the janitor deletes what may come to be there yet."""
 
 
 class Pointer(msgspec.Struct, frozen=True, array_like=True):
@@ -89,12 +94,21 @@ class Spill:
     async def write(
         self, keys: Keys, incarnation: bytes, version: bytes, turn: int, entries: Sequence[Entry]
     ) -> Spilled | None:
-        """Puts the bodies of a reply into an object; None when the session has changed meanwhile."""
+        """Puts the bodies of a reply into an object; None when the session has changed meanwhile.
+
+        Raises BucketAwayError when that takes longer than `tiering.spill_ms_max`, or cannot be done.
+        """
         name = spill_name(keys, incarnation, turn)
         place = await self._book.note(keys, version, name)
         if place is None:
             return None
-        await self._objects.put(name, _pieces(entry.body for entry in entries))
+        try:
+            async with asyncio.timeout(self._settings.spill_ms_max / 1000):
+                await self._objects.put(name, _pieces(entry.body for entry in entries))
+        except TimeoutError:
+            raise BucketAwayError(f"object {name} not written in {self._settings.spill_ms_max} ms") from None
+        except IsthmusError as error:
+            raise BucketAwayError(error.message) from error
         return Spilled(point(name, entries), place)
 
     def is_large(self, size: int) -> bool:

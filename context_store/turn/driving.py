@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
+import structlog
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.session.v1 import fragment_pb2, message_pb2, turn_pb2
 
@@ -26,12 +28,14 @@ from context_store.store import (
     timing,
     with_text,
 )
-from context_store.tiering.spill import Spilled
+from context_store.tiering.spill import BucketAwayError, Spilled
 from context_store.turn import turns
 from context_store.turn.opening import too_large
 from context_store.window.epoch import TurnTooLargeError
 from context_store.window.manifests import Manifests
 from services.valkey import Ack
+
+_log: Final = structlog.get_logger("context_store")
 
 
 def find_repeat(keys: Keys, lease: api.TurnLease, reply: Reply, event: turns.Event) -> turn_pb2.Turn:
@@ -142,6 +146,8 @@ class Committing:
         self._started = time.perf_counter()
         self._ack = Ack()
         self._spilled: Spilled | None = None
+        # Whether the reply goes to the log as it is, for want of a bucket.
+        self._stays = False
 
     async def run(self) -> api.CommitTurnResponse:
         turn = await self._store.write(self._keys, self._commit)
@@ -186,10 +192,16 @@ class Committing:
     async def _entries(self, hot: HotSession, parts: list[Draft], turn: turn_pb2.Turn) -> list[Entry]:
         """The reply as the log has it: a large one is in an object, once for all attempts of this call."""
         stored, spill = entries(parts, turn.end_time), self._store.spill
-        if not spill.is_large(sum(part.size for part in parts)):
+        if self._stays or not spill.is_large(sum(part.size for part in parts)):
             return stored
         if self._spilled is None:
-            self._spilled = await spill.write(self._keys, hot.incarnation, hot.version, turn.number, stored)
+            try:
+                self._spilled = await spill.write(self._keys, hot.incarnation, hot.version, turn.number, stored)
+            except BucketAwayError as error:
+                # Objects only spare Valkey memory: no turn waits until the bucket is back.
+                _log.warning("a large reply stays in Valkey", session=self._keys.session, problem=str(error))
+                self._stays = True
+                return stored
         if self._spilled is None:
             raise StaleError
         return self._spilled.entries

@@ -12,13 +12,12 @@ import secrets
 from collections.abc import AsyncGenerator
 from typing import Final, cast
 
-import numpy as np
 from isthmus.session.v1 import turn_pb2
 
 from inference.engine import EngineContext, EngineOutput, EngineRequest, engine_failed
 from inference.engines.wire import Add, Setup
 from inference.engines.worker_process import WorkerProcess
-from inference.model_files import find_weights
+from inference.model_files import SMOLLM2, find_weights
 from services.errors import UpstreamUnavailable
 
 # The model card's own settings.
@@ -36,11 +35,12 @@ class LocalEngine:
     def __init__(self, context: EngineContext) -> None:
         settings = context.settings
         trained = context.files.vocabulary.context_tokens_max
-        self.model = settings.model or context.files.source.name
+        self.model = settings.model or context.files.name
         self.context_tokens_max = min(settings.context_tokens_max or trained, trained)
+        self.adapters: tuple[str, ...] = ()
+        self.samples: frozenset[str] = frozenset()
         self._settings = settings
-        self._source = context.files.source
-        self._end_ids = tuple(sorted(context.tokenizer.special_ids))
+        self._end_ids = context.files.vocabulary.end_ids
         self._starting = asyncio.Lock()
         self.worker: WorkerProcess | None = None
 
@@ -48,12 +48,19 @@ class LocalEngine:
     def running(self) -> int:
         return self.worker.running if self.worker is not None else 0
 
+    @property
+    def steps(self) -> int:
+        return self.worker.steps if self.worker is not None else 0
+
     async def start(self) -> None:
         await self._living_worker()
 
     async def stop(self) -> None:
         if self.worker is not None:
             await self.worker.stop()
+
+    async def forget(self, session: str) -> int:
+        return 0
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         worker = await self._living_worker()
@@ -78,7 +85,7 @@ class LocalEngine:
         async with self._starting:
             if self.worker is None or not self.worker.alive:
                 await self.stop()
-                weights = await asyncio.to_thread(find_weights, self._source)
+                weights = await asyncio.to_thread(find_weights, SMOLLM2)
                 setup = Setup(
                     weights=str(weights),
                     kv_cache_gib=self._settings.kv_cache_gib,
@@ -96,7 +103,7 @@ def _addition(number: int, request: EngineRequest) -> Add:
     seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
     return Add(
         number=number,
-        prompt=np.concatenate([request.window, request.header]).astype("<i4").tobytes(),
+        prompt=request.prompt.astype("<i4").tobytes(),
         output_tokens_max=sampling.output_tokens_max,
         temperature=_TEMPERATURE if sampling.temperature is None else sampling.temperature,
         top_p=_TOP_P if sampling.top_p is None else sampling.top_p,

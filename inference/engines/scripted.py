@@ -36,6 +36,9 @@ class ScriptedEngine:
         settings = context.settings
         self.model = settings.model or "scripted"
         self.context_tokens_max = settings.context_tokens_max or _CONTEXT_TOKENS_MAX
+        self.adapters: tuple[str, ...] = ()
+        self.samples: frozenset[str] = frozenset()
+        self.steps = 0
         self._settings = settings
         self._tokenizer = context.tokenizer
         self._seen: OrderedDict[tuple[str, bytes], int] = OrderedDict()
@@ -51,19 +54,27 @@ class ScriptedEngine:
     async def stop(self) -> None:
         self._seen.clear()
 
+    async def forget(self, session: str) -> int:
+        return 0
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         self._running += 1
         try:
             cached = self._cached_tokens(request)
             ids = self._script(request)
             finish = turn_pb2.FINISH_REASON_STOP
-            if len(ids) > request.sampling.output_tokens_max:
-                ids, finish = ids[: request.sampling.output_tokens_max], turn_pb2.FINISH_REASON_LENGTH
+            # What another replica has begun is the beginning of the same script.
+            ids_max = len(request.emitted) + request.sampling.output_tokens_max
+            if len(ids) > ids_max:
+                ids, finish = ids[:ids_max], turn_pb2.FINISH_REASON_LENGTH
             await asyncio.sleep(self._settings.scripted_ttft_ms / 1000)
             started = time.monotonic()
-            sent = 0
+            begun = sent = min(len(request.emitted), len(ids))
+            if sent == len(ids):
+                yield EngineOutput((), finish, cached)
             while sent < len(ids):
-                until = await self._next(sent, started)
+                until = begun + await self._next(sent - begun, started)
+                self.steps += 1
                 last = until >= len(ids)
                 yield EngineOutput(
                     tuple(ids[sent:until]), finish if last else turn_pb2.FINISH_REASON_UNSPECIFIED, cached

@@ -43,9 +43,9 @@ class Worker:
             self._pipeline.step()
             for number in tuple(self._handles):
                 self._collect(number, self._handles[number])
-            if self._outputs:
-                self._connection.sendall(pack(Stepped(tuple(self._outputs))))
-                self._outputs = []
+            # After each step, outputs or none: the engine's side tells by it that the worker is not stuck.
+            self._connection.sendall(pack(Stepped(tuple(self._outputs))))
+            self._outputs = []
 
     def _receive(self) -> None:
         while (message := receive(self._connection)) is not None:

@@ -30,6 +30,8 @@ class WorkerProcess:
         self._writer = writer
         self._open: dict[int, Outputs] = {}
         self._numbers = 0
+        # Messages that came from it: one a step.
+        self.steps = 0
         self._stopping = False
         self._reading: asyncio.Task[None] | None = None
 
@@ -98,6 +100,7 @@ class WorkerProcess:
 
     async def _read(self) -> None:
         while isinstance(message := await self._receive(), Stepped):
+            self.steps += 1
             for output in message.outputs:
                 self._put(output)
         if not self._stopping:

@@ -66,7 +66,13 @@ def up(
     ] = None,
     grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The gRPC edge [127.0.0.1:8081].")] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model engine: local or scripted [local].")
+        str | None, typer.Option(metavar="NAME", help="The model engine: local, vllm, openai:URL or scripted [local].")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|NAME", help="vllm: the model's folder, or its name on the hub. openai:URL: its name."
+        ),
     ] = None,
     shards: Annotated[int | None, typer.Option(metavar="N", help="Context store processes [2].")] = None,
     replicas: Annotated[int | None, typer.Option(metavar="N", help="Inference processes [1].")] = None,
@@ -82,7 +88,7 @@ def up(
     """Start the whole mesh on this machine and show one real turn."""
     from services.cli.up import Wishes, up
 
-    up(Wishes(home, http, grpc, engine, shards, replicas, gateways, valkey, config), once=once, as_json=as_json)
+    up(Wishes(home, http, grpc, engine, model, shards, replicas, gateways, valkey, config), once=once, as_json=as_json)
 
 
 @app.command()

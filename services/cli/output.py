@@ -12,10 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from services.cli.plain import plain
+from services.errors import reason_name
 
 _LEFT_OUT = {
     turn_pb2.LeftOut.REASON_NOT_SUMMARISED: "no summary was ready",
     turn_pb2.LeftOut.REASON_NO_ROOM: "its summary did not fit",
+}
+_NOT_OWNER = {
+    turn_pb2.Placement.REASON_SPILLED: "which had its share of the load",
+    turn_pb2.Placement.REASON_AWAY: "which was away",
 }
 
 
@@ -51,7 +56,7 @@ def receipt_table(receipt: turn_pb2.Receipt) -> Table:
 
 
 def receipt_lines(receipt: turn_pb2.Receipt) -> list[str]:
-    """Tokens, times and window of a turn, in words."""
+    """Tokens, times, window and replicas of a turn, in words."""
     tokens, window = receipt.tokens, receipt.window
     cached = f", {tokens.cached_tokens:,} in the KV cache" if tokens.HasField("cached_tokens") else ""
     return [
@@ -61,6 +66,22 @@ def receipt_lines(receipt: turn_pb2.Receipt) -> list[str]:
         f"{receipt.total_ms:,.0f} ms in all",
         *window_lines(window),
         f"served   by {receipt.shard} and {receipt.replica} ({receipt.model}), trace {receipt.trace_id}",
+        *placement_lines(receipt),
+    ]
+
+
+def placement_lines(receipt: turn_pb2.Receipt) -> list[str]:
+    """Why another replica than the session's own served a turn, and which ones went on with its reply."""
+    placement = receipt.placement
+    why = _NOT_OWNER.get(placement.reason)
+    placed = (
+        f"placed   in place of {placement.owner}, {why}: {placement.missed_tokens:,} tokens missed, "
+        f"window ready after {placement.missed_ms:,.0f} ms"
+    )
+    return [placed] * (why is not None) + [
+        f"went on  at {each.replica} after {each.emitted_tokens:,} tokens and a pause of {each.pause_ms:,.0f} ms: "
+        f"{reason_name(each.reason)}"
+        for each in receipt.continuations
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from services.cli.client import Client, session_id
 from services.cli.commands import explain
+from services.cli.engines import model_section, require_engine
 from services.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from services.cli.greeting import Greeting
 from services.cli.settings import load
@@ -42,6 +43,7 @@ class Wishes:
     http: str | None
     grpc: str | None
     engine: str | None
+    model: str | None
     shards: int | None
     replicas: int | None
     gateways: int | None
@@ -71,7 +73,9 @@ def effective(wishes: Wishes, *, once: bool) -> Settings:
         mesh=mesh,
         inference=_given(engine=wishes.engine),
         supervisor=_given(http=wishes.http, grpc=wishes.grpc, valkey=wishes.valkey),
+        **_model(wishes),
     )
+    require_engine(settings.inference.engine)
     _check_valkey(settings.supervisor.valkey)
     addresses = {name: _address(name, getattr(settings.supervisor, name)) for name in ("http", "grpc")}
     if not once:
@@ -138,6 +142,15 @@ def _address(name: str, text: str) -> Address:
         return Address.parse(text)
     except ValueError as error:
         raise CliError("USAGE", f"--{name} {error}", exit_code=EXIT_USAGE) from None
+
+
+def _model(wishes: Wishes) -> dict[str, dict[str, object]]:
+    """The settings that `--model` stands for; which they are is the engine's to say, wherever that was chosen."""
+    if wishes.model is None:
+        return {}
+    engine = wishes.engine or load(wishes.config).inference.engine
+    require_engine(engine, wishes.model)
+    return model_section(engine, wishes.model)
 
 
 def _check_valkey(choice: str) -> None:

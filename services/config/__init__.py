@@ -4,6 +4,7 @@ Precedence: flags (overrides) over environment (`ISTHMUS_STORE__FRAGMENT_BYTES_M
 given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key that no section knows is refused by name.
 """
 
+from services.config.engines import OpenAISettings, VllmSettings
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
 from services.config.rooms import CompressorSettings, GatewaySettings, InferenceSettings
@@ -21,6 +22,7 @@ __all__ = [
     "InferenceSettings",
     "MembershipSettings",
     "MeshSettings",
+    "OpenAISettings",
     "QuotaLimits",
     "QuotaSettings",
     "RpcSettings",
@@ -31,5 +33,6 @@ __all__ = [
     "TelemetrySettings",
     "TieringSettings",
     "ValkeySettings",
+    "VllmSettings",
     "load_settings",
 ]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from services.config.engines import OpenAISettings, VllmSettings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
 from services.config.rooms import CompressorSettings, GatewaySettings, InferenceSettings
 from services.config.section import ConfigError
@@ -54,6 +55,8 @@ class Settings(BaseSettings):
     quota: QuotaSettings = QuotaSettings()
     compressor: CompressorSettings = CompressorSettings()
     inference: InferenceSettings = InferenceSettings()
+    vllm: VllmSettings = VllmSettings()
+    openai: OpenAISettings = OpenAISettings()
     gateway: GatewaySettings = GatewaySettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     supervisor: SupervisorSettings = SupervisorSettings()

@@ -67,7 +67,8 @@ class MembershipSettings(Section):
     # No member owns more than this times its fair share of the slots. Chance adds to it where a member has few keys:
     # with 1,000 keys a member, 1.125 of slots keep every member within 1.25 of the mean.
     ring_share_factor: float = Field(default=1.125, ge=1.01, le=16.0)
-    # No replica gets more than this times its fair share of the calls in flight while others are free.
+    # No replica gets more than this times its fair share of the calls in flight while others are free, once it has
+    # `gateway.spill_requests_count_min`.
     load_factor: float = Field(default=1.25, gt=1.0)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.config.section import Section
+
+_ENGINE: Final = re.compile(r"local|vllm|scripted|openai:https?://[^/\s]+(/\S*)?")
 
 
 class CompressorSettings(Section):
@@ -44,8 +47,9 @@ class CompressorSettings(Section):
 class InferenceSettings(Section):
     """A model replica."""
 
-    # `local` runs a small real model on the CPU; `scripted` makes text up at a set pace, for tests.
-    engine: Literal["local", "scripted"] = "local"
+    # `local` runs a small real model on the CPU, `vllm` any model in this process, `openai:URL` stands before a server
+    # of OpenAI's shape, and `scripted` makes text up at a set pace, for tests.
+    engine: str = Field(default="local", max_length=1_024)
     # The name under which the model is served; None takes the engine's own.
     model: str | None = Field(default=None, min_length=1, max_length=256)
     # None takes what the model was trained for; a smaller number saves memory.
@@ -57,10 +61,27 @@ class InferenceSettings(Section):
     window_cache_bytes_max: int = Field(default=512 << 20, ge=0)
     # A window that turns out this many times longer than the model takes is not read to its end.
     window_excess_factor_max: float = Field(default=4.0, ge=1.0)
-    # Requests in the engine's batch, those that wait for a place in it, and when to come back if both are full.
+    # Requests in the engine's batch, and those that wait for a place in it; one more is OVERLOADED.
     requests_running_max: int = Field(default=16, ge=1)
     requests_waiting_max: int = Field(default=64, ge=0)
+    # Tokens that waiting requests bring and the window cache did not know; tokens of windows and replies in the
+    # batch, 0 for no bound. A single request may be larger than either.
+    waiting_tokens_max: int = Field(default=4 << 20, ge=1)
+    running_tokens_max: int = Field(default=0, ge=0)
+    # Windows that are read from shards at once.
+    pulls_concurrent_max: int = Field(default=8, ge=1)
+    # How much earlier a request counts as come for each step of priority: it is passed by later ones for so long.
+    priority_step_ms: int = Field(default=1_000, ge=1)
+    # When to come back after OVERLOADED follows from how fast the queue moves, within these.
     overload_retry_ms: int = Field(default=500, ge=1)
+    overload_retry_ms_max: int = Field(default=60_000, ge=1)
+    # An engine that makes no step for so long while requests wait for its output is stuck, and started again: at most
+    # so often in a while, then the process ends. And how long a stop and a start may take.
+    engine_stall_ms_max: int = Field(default=120_000, ge=100)
+    engine_restarts_count_max: int = Field(default=3, ge=0)
+    engine_restart_window_ms: int = Field(default=3_600_000, ge=1)
+    engine_stop_ms_max: int = Field(default=60_000, ge=1)
+    engine_start_ms_max: int = Field(default=1_800_000, ge=1)
     # Shards that are asked in turn for a window when one does not answer.
     pull_attempts_count_max: int = Field(default=3, ge=1)
     # Text that goes to the tokenizer at once, and tokens whose vectors are looked up at once.
@@ -78,6 +99,13 @@ class InferenceSettings(Section):
     scripted_output_tokens: int = Field(default=64, ge=1)
     scripted_prefixes_count_max: int = Field(default=4_096, ge=1)
 
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, engine: str) -> str:
+        if not _ENGINE.fullmatch(engine):
+            raise ValueError("expected 'local', 'vllm', 'scripted', or 'openai:' with a server's http or https URL")
+        return engine
+
 
 class GatewaySettings(Section):
     """The gateway's two edges."""
@@ -92,6 +120,12 @@ class GatewaySettings(Section):
     replans_count_max: int = Field(default=3, ge=0)
     # Output beyond this ends the reply as a length limit does.
     reply_bytes_max: int = Field(default=4_000_000, ge=1, le=4 << 20)
+    # Replicas that go on, one after the other, with a reply whose replica was lost in the middle of it.
+    continuations_count_max: int = Field(default=3, ge=0)
+    # A replica with fewer requests than this keeps its sessions, whatever the others have to do.
+    spill_requests_count_min: int = Field(default=4, ge=0)
+    # Sessions of which the replica is remembered that has served them last.
+    placements_count_max: int = Field(default=65_536, ge=0)
     # The model of turns that name none; None takes the first by name among those that are served.
     model_default: str | None = None
     # One attempt of a call to a shard, and how long one that is waited for answers at the latest.

@@ -84,8 +84,10 @@ class TieringSettings(Section):
     janitor_page_count_max: int = Field(default=100, ge=1, le=10_000)
     # Parts of the indexes by last use and by due time, each in a slot of its own. The same in every process, for good.
     index_buckets_count: int = Field(default=16, ge=1, le=256)
-    # The texts of a reply from so many bytes on go to one object at once (0: none do).
+    # The texts of a reply from so many bytes on go to one object at once (0: none do); one that takes longer stays in
+    # Valkey until its session leaves it.
     spill_bytes_min: int = Field(default=256 << 10, ge=0)
+    spill_ms_max: int = Field(default=3_000, ge=1)
     # How often a shard notes which sessions it has written, and how many wait for that.
     touch_interval_ms: int = Field(default=1_000, ge=10)
     touches_count_max: int = Field(default=65_536, ge=1)

@@ -13,7 +13,8 @@ class ValkeySettings(Section):
     """The connection to Valkey."""
 
     # One node: `redis://` or `rediss://` (TLS); a cluster: `redis+cluster://host:port[,host:port…]` or
-    # `rediss+cluster://`. `user:password@` in front of the hosts for an ACL, `?ssl_ca_certs=/path` and such for TLS.
+    # `rediss+cluster://`. In front of the hosts `user:password@` for an ACL, with / ? # % @ escaped; for TLS behind
+    # them `?ssl_ca_certs=/path`, `ssl_certfile`, `ssl_keyfile`, `ssl_check_hostname` and `ssl_cert_reqs`.
     url: str = "redis://127.0.0.1:6379/0"
     # Connections a process holds at most; a command waits for a free one up to `pool_wait_ms_max`.
     connections_count_max: int = Field(default=64, ge=1)

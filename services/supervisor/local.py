@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -55,10 +56,11 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
     names = rooms(settings.mesh.shards, settings.mesh.replicas)
     valkey_count = valkey.ports_count(valkey.mode_of(limits.valkey))
     doors_count = 2 * settings.mesh.gateways
-    count = valkey_count + doors_count + len(names)
+    count = valkey_count + doors_count + settings.mesh.replicas + len(names)
     free = ports.free_ports(_LOOPBACK, count, limits.port_min, limits.port_max, SystemRandom())
-    doors, inner = free[valkey_count : valkey_count + doors_count], free[valkey_count + doors_count :]
-    gateways = _gateways(settings, doors)
+    supply = iter(free[valkey_count:])
+    gateways = _gateways(settings, list(itertools.islice(supply, doors_count)))
+    metrics = [Address(_LOOPBACK, port) for port in itertools.islice(supply, settings.mesh.replicas)]
     environment = child_environment(os.environ, str(home.settings))
     store = valkey.prepare(home, settings, _LOOPBACK, free[:valkey_count], environment)
     _write_settings(settings, home, store)
@@ -66,7 +68,8 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
         RoomPlan(sys.executable, environment),
         store,
         gateways=gateways,
-        inner=inner_addresses(names, _LOOPBACK, inner),
+        inner=inner_addresses(names, _LOOPBACK, list(supply)),
+        metrics=metrics,
     )
 
 

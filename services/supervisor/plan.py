@@ -15,6 +15,7 @@ CONFIG_VARIABLE: Final = "ISTHMUS_CONFIG"
 _OWN_PREFIX: Final = "ISTHMUS_"
 GATEWAY: Final = "gateway"
 SHARD: Final = "context_store"
+REPLICA: Final = "inference"
 VALKEY: Final = "valkey"
 
 # What the rooms need is there before them.
@@ -45,7 +46,7 @@ class ProcessSpec:
     """One process, as data: a supervisor needs to know nothing else about it.
 
     Those of a lower `start_stage` are ready before the next are started; those of a lower `stop_stage` are gone before
-    the next are asked to stop. `http` is a gateway's second address.
+    the next are asked to stop. `http` is a second address: a gateway's edge, a replica's metrics.
     """
 
     name: str
@@ -79,7 +80,7 @@ class RoomPlan:
     environment: Mapping[str, str]
 
     def spec(self, room: str, number: int, address: Address, http: Address | None = None) -> ProcessSpec:
-        """The process of that number; `http` is for a gateway."""
+        """The process of that number; `http` is for a gateway and for a replica."""
         name = process_name(room, number)
         # -P: a folder of the same name in the user's working directory must not stand for the room.
         argv = (self.python, "-P", "-m", room, "--member", name, "--listen", str(address))
@@ -122,7 +123,7 @@ def shard_spec(plan: Plan, number: int, address: Address) -> ProcessSpec:
 
 def rooms(shards: int, replicas: int) -> list[str]:
     """The rooms to start besides the gateways, the one that takes longest to warm first."""
-    return ["inference"] * replicas + [SHARD] * shards + ["compressor"]
+    return [REPLICA] * replicas + [SHARD] * shards + ["compressor"]
 
 
 def mesh_plan(
@@ -131,12 +132,13 @@ def mesh_plan(
     *,
     gateways: Sequence[tuple[Address, Address]],
     inner: Mapping[str, Sequence[Address]],
+    metrics: Sequence[Address],
 ) -> Plan:
     """The plan of a whole mesh. `gateways` are pairs of gRPC and HTTP addresses, the first pair the one that users see;
-    `inner` gives each other room its addresses, one a process.
+    `inner` gives each other room its addresses, one a process, and `metrics` each replica another one.
     """
     specs = [
-        room_plan.spec(room, number, address)
+        room_plan.spec(room, number, address, metrics[number] if room == REPLICA else None)
         for room, addresses in inner.items()
         for number, address in enumerate(addresses)
     ]

@@ -9,7 +9,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
-from services.config import SupervisorSettings, ValkeySettings
+from services.config import ConfigError, SupervisorSettings, ValkeySettings
 from services.supervisor import cluster, nodes
 from services.supervisor.errors import SupervisorError, ValkeyUnusable
 from services.supervisor.plan import ValkeyMode, ValkeyPlan
@@ -65,7 +65,10 @@ async def _take(clients: Sequence[Redis], steps: Sequence[cluster.Step]) -> str 
 
 async def _reach(settings: ValkeySettings) -> None:
     where = redacted(settings.url)
-    client = connect(settings)
+    try:
+        client = connect(settings)
+    except ConfigError as error:
+        raise ValkeyUnusable(where, f"cannot be asked ({error}); correct the URL, or the file") from None
     try:
         await command(client, "PING")
     except _REFUSED as error:

@@ -13,9 +13,10 @@ from redis.backoff import FullJitterBackoff
 from redis.exceptions import ConnectionError as ValkeyConnectionError
 
 from services.config import ValkeySettings
-from services.valkey.address import parse
+from services.valkey.address import Address, parse
 from services.valkey.cluster import Argument, Cluster, Command
 from services.valkey.connection import Encrypted, Plain
+from services.valkey.tls import Tls
 
 Client: TypeAlias = Redis | Cluster
 Handle: TypeAlias = Redis | ClusterNode
@@ -41,13 +42,13 @@ def connect(settings: ValkeySettings) -> Client:
     with `aclose()`.
     """
     address = parse(settings.url)
-    return Cluster(settings, address) if address.cluster else _single(settings, address.node_url(*address.hosts[0]))
+    return Cluster(settings, address) if address.cluster else _single(settings, address)
 
 
-def _single(settings: ValkeySettings, url: str) -> Redis:
+def _single(settings: ValkeySettings, address: Address) -> Redis:
     backoff = FullJitterBackoff(cap=settings.retry_backoff_ms_max / 1000, base=settings.retry_backoff_ms_min / 1000)
     pool = BlockingConnectionPool.from_url(
-        url,
+        address.node_url(*address.hosts[0]),
         max_connections=settings.connections_count_max,
         timeout=settings.pool_wait_ms_max / 1000,
         socket_connect_timeout=settings.connect_ms_max / 1000,
@@ -55,7 +56,10 @@ def _single(settings: ValkeySettings, url: str) -> Redis:
         retry=Retry(backoff, settings.retries_count_max, supported_errors=(ValkeyConnectionError,)),
         decode_responses=False,
     )
-    pool.connection_class = Encrypted if url.startswith("rediss:") else Plain
+    pool.connection_class = Plain
+    if address.tls:
+        pool.connection_class = Encrypted
+        pool.connection_kwargs["tls"] = Tls(address.options)
     return Redis.from_pool(pool)
 
 

@@ -19,6 +19,7 @@ from services.config import ValkeySettings
 from services.valkey.address import Address
 from services.valkey.connection import Encrypted, Plain
 from services.valkey.failover import Patience, node_failed, passes
+from services.valkey.tls import Tls
 
 Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = Sequence[Argument]
@@ -54,13 +55,17 @@ class Cluster(RedisCluster):
         # redis-py's nodes refuse a command beyond their connections; here it waits for its place.
         self._places = asyncio.Semaphore(settings.connections_count_max)
         self._refreshed_at = 0.0
-        self._connect_by(Encrypted if address.tls else Plain)
+        self._connect_by(Tls(address.options) if address.tls else None)
 
-    def _connect_by(self, connection_class: type[Plain | Encrypted]) -> None:
+    def _connect_by(self, tls: Tls | None) -> None:
+        """Has the nodes connect in our way: those of the URL, and those that are found by them."""
+        connection_class: type[Plain | Encrypted] = Encrypted if tls else Plain
+        options = {"tls": tls} if tls else {}
         for kwargs in (self.connection_kwargs, self.nodes_manager.connection_kwargs):
-            kwargs["connection_class"] = connection_class
+            kwargs.update(options, connection_class=connection_class)
         for node in self.nodes_manager.startup_nodes.values():
             node.connection_class = connection_class
+            node.connection_kwargs.update(options)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """One command, at the primary of its keys; those without a key go where redis-py's table says."""

@@ -14,6 +14,7 @@ from redis.exceptions import (
     ClusterDownError,
     ClusterError,
     MaxConnectionsError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -25,18 +26,24 @@ from redis.exceptions import TimeoutError as ValkeyTimeoutError
 
 from services.config import ValkeySettings
 from services.errors import IsthmusError, UpstreamUnavailable
+from services.valkey.refusals import UntrustedError
 
 # Said by nodes whose role has just changed, or changes now.
 _ROLE_CHANGES: Final = ("UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "LOADING")
 _AWAY: Final = (ValkeyConnectionError, ValkeyTimeoutError, ClusterError, ReadOnlyError, TryAgainError, AskError)
-_HOPELESS: Final = (AuthenticationError, AuthorizationError, MaxConnectionsError)
+_HOPELESS: Final = (AuthenticationError, AuthorizationError, MaxConnectionsError, UntrustedError)
+# Said of a command within a script.
+_FORBIDDEN: Final = "ACL failure in script"
 
 
 def passes(error: Exception) -> bool:
     """Whether the same command may succeed once a failover, a restart or a move of its slot is over."""
-    # redis-py wraps what kept it from reading the topology.
-    if isinstance(error, _HOPELESS) or isinstance(error.__cause__, _HOPELESS):
-        return False
+    # redis-py wraps what kept it from reading the topology, and so do we.
+    reason: BaseException | None = error
+    while reason:
+        if isinstance(reason, _HOPELESS):
+            return False
+        reason = reason.__cause__
     if isinstance(error, ResponseError) and str(error).startswith(_ROLE_CHANGES):
         return True
     return isinstance(error, (*_AWAY, RedisClusterException))
@@ -51,6 +58,9 @@ def expected(error: Exception) -> IsthmusError | None:
     """The error that callers are told, with RetryInfo; None for what no failover, and no full memory, explains."""
     if isinstance(error, OutOfMemoryError):
         return full(error)
+    if isinstance(error, ResponseError) and (isinstance(error, NoPermissionError) or _FORBIDDEN in str(error)):
+        message = f"valkey.url: its user may not do what is needed: {error}; expected the rights of docs/operations.md"
+        return UpstreamUnavailable(message)
     if passes(error) or isinstance(error, ValkeyConnectionError):
         return UpstreamUnavailable(f"Valkey cannot be reached: {error}")
     return None

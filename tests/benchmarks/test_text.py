@@ -12,7 +12,7 @@ from services.cli.bench.text import delta, text
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     files = load_model_files(SMOLLM2, tmp_path_factory.mktemp("cache"))
-    return Tokenizer(files.tokenizer_json, files.vocabulary.special_ids)
+    return Tokenizer(files.tokenizer_json, files.vocabulary)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 12_345])

@@ -8,7 +8,7 @@ from isthmus.session.v1 import session_pb2, turn_pb2
 
 from services.cli.client import Patience, Reply, session_name
 from services.cli.commands import explain
-from services.cli.output import receipt_lines, window_lines
+from services.cli.output import placement_lines, receipt_lines, window_lines
 from services.cli.plain import plain
 from services.errors import InvalidField, IsthmusError, UpstreamUnavailable
 
@@ -97,6 +97,25 @@ def test_a_receipt_says_what_was_left_out() -> None:
     assert any("first token after 12 ms" in line for line in lines)
     assert "left out fragments 3 to 9, 1,234 tokens: no summary was ready" in lines
     assert "left out 2 more spans" in window_lines(receipt.window)
+
+
+def test_a_receipt_says_who_served_in_whose_place_and_who_went_on() -> None:
+    receipt = turn_pb2.Receipt()
+    assert placement_lines(receipt) == []
+    receipt.placement.MergeFrom(turn_pb2.Placement(reason=turn_pb2.Placement.REASON_OWNER, owner="inference-0"))
+    assert placement_lines(receipt) == []
+    receipt.placement.MergeFrom(
+        turn_pb2.Placement(reason=turn_pb2.Placement.REASON_SPILLED, missed_tokens=1_200, missed_ms=33.3)
+    )
+    receipt.continuations.add(
+        replica="inference-1", emitted_tokens=17, pause_ms=250.4, reason=errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+    )
+    assert placement_lines(receipt) == [
+        "placed   in place of inference-0, which had its share of the load: 1,200 tokens missed, "
+        "window ready after 33 ms",
+        "went on  at inference-1 after 17 tokens and a pause of 250 ms: UPSTREAM_UNAVAILABLE",
+    ]
+    assert receipt_lines(receipt)[-2:] == placement_lines(receipt)
 
 
 def test_an_error_is_one_line_with_its_reason() -> None:

@@ -99,7 +99,10 @@ def test_a_taken_address_says_which_flag_to_change(alone: Isthmus) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["up", "--engine", "gpt"], "'local' or 'scripted'"),
+        (["up", "--engine", "gpt"], "expected 'local', 'vllm', 'scripted', or 'openai:'"),
+        (["up", "--engine", "openai:ftp://x"], "expected 'local', 'vllm', 'scripted', or 'openai:'"),
+        (["up", "--model", "m"], "--engine vllm"),
+        (["up", "--engine", "vllm"], "make setup-vllm"),
         (["up", "--http", "8080"], "--http '8080': expected HOST:PORT"),
         (["up", "--shards", "0"], "mesh.shards"),
         (["up", "--gateways", "0"], "mesh.gateways"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -62,6 +63,41 @@ async def test_a_store_that_does_not_answer_is_upstream(settings: Settings) -> N
     assert refused.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
     assert NAME in refused.value.message
     obstacle.unlink()
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [("403 Forbidden", "refuses the environment's credentials"), ("404 Not Found", "is not there")],
+)
+async def test_a_bucket_that_refuses_is_told_with_its_setting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, status: str, problem: str
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        of_s3 = {"ENDPOINT": f"http://127.0.0.1:{port}", "ALLOW_HTTP": "true", "ACCESS_KEY_ID": "k"}
+        for name, value in (of_s3 | {"SECRET_ACCESS_KEY": "s"}).items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        objects = bucket(changed(settings, "tiering", url="s3://bucket/path"))
+        with pytest.raises(IsthmusError) as refused:
+            await objects.put(NAME, pieces(1, 10))
+    assert refused.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+    assert f"object {NAME}: the object store of tiering.url {problem}" in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_s3_without_tls_has_to_be_allowed(settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    own = changed(settings, "tiering", url="s3://bucket/path")
+    monkeypatch.setenv(name, "http://127.0.0.1:9000")
+    with pytest.raises(ConfigError, match=rf"tiering\.url.*{name}.*expected https://, or AWS_ALLOW_HTTP=true"):
+        bucket(own)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    bucket(own)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,9 @@ from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.session.v1 import fragment_pb2, session_pb2
 
 from context_store.log.log import Log
+from context_store.tiering.objects import Bucket
 from services.config import Settings
+from services.errors import UpstreamUnavailable
 from tests.context_store.client import SESSION, TENANT, StoreClient
 from tests.context_store.conftest import StartShard
 from tests.context_store.test_expiry import due_now
@@ -62,6 +65,28 @@ async def test_a_large_reply_reads_as_any_other(
     # As a gateway tells all shards.
     await other.stub.ForgetSession(api.ForgetSessionRequest(key=store.key))
     assert objects(settings) == []
+
+
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+async def test_no_turn_waits_for_a_bucket_that_is_away(
+    start_shard: StartShard, settings: Settings, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async def away(*_: object) -> None:
+        if how == "hangs":
+            await asyncio.Event().wait()
+        raise UpstreamUnavailable("the object store does not answer")
+
+    store = await start_shard(changed(settings, "tiering", spill_ms_max=50))
+    await store.create()
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "put", away)
+        turn = await store.turn("r1", "tell me everything", reply=REPLY)
+    assert objects(settings) == []
+    assert await reply_of(store, turn.number) == REPLY
+    assert await reply_of(await start_shard(), turn.number) == REPLY
+    # The bucket is back: the next reply goes there.
+    await store.turn("r2", "and again", reply=REPLY)
+    assert len(objects(settings)) == 1
 
 
 async def test_it_stays_readable_when_its_session_leaves_valkey(settings: Settings, start_shard: StartShard) -> None:

@@ -34,8 +34,9 @@ async def test_a_replica_that_dies_before_its_first_text_is_replaced_unnoticed(q
         assert turn.attempt == 1
 
 
-async def test_a_replica_that_dies_in_its_reply_fails_the_turn_and_the_retry_runs_anew(slow: Settings) -> None:
-    async with running_mesh(slow, replicas=2) as mesh, connected(mesh.grpc_target) as client:
+async def test_a_replica_that_is_not_replaced_fails_the_turn_and_the_retry_runs_anew(slow: Settings) -> None:
+    alone = changed(slow, "gateway", continuations_count_max=0)
+    async with running_mesh(alone, replicas=2) as mesh, connected(mesh.grpc_target) as client:
         await client.create("s1")
         request = turn_request("s1", "Who answers?", "r1")
         call = client.stub.RunTurn(request)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 from isthmus.context.v1 import context_service_pb2
+from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import turn_pb2
 
 from gateway.receipt import Ledger, Leg, committed_hops
 
 Generate = inference_service_pb2.GenerateResponse
+UNAVAILABLE = errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+PLACED = turn_pb2.Placement(reason=turn_pb2.Placement.REASON_AWAY, owner="replica-1", missed_tokens=41)
 TIMING = context_service_pb2.StoreTiming(
     plan_ms=0.5, valkey_ms=1.0, valkey_bytes_sent=300, valkey_bytes_received=20, shard="shard-1"
 )
@@ -68,6 +71,42 @@ def test_tokens_and_members_are_the_ones_that_served() -> None:
     assert receipt.tokens == expected
     assert (receipt.shard, receipt.replica, receipt.model) == ("shard-1", "replica-1", "m")
     assert (receipt.window.epoch, receipt.trace_id) == (3, "trace")
+
+
+def test_a_reply_that_other_replicas_went_on_with_names_each_and_its_pause() -> None:
+    ledger = Ledger(received_at=10.0)
+    ledger.started(Leg(0.010, 100, 10), Generate.Started(replica="replica-1", window_tokens=50, new_tokens=9))
+    ledger.streamed(10.1, 20)
+    ledger.streamed(10.2, 20)
+    ledger.lost(10.9, 7, UNAVAILABLE)
+    ledger.started(Leg(0.020, 300, 10), Generate.Started(replica="replica-2", window_tokens=50, new_tokens=50), PLACED)
+    ledger.streamed(11.0, 5, has_text=False)
+    ledger.lost(11.2, 8, UNAVAILABLE)
+    ledger.started(Leg(0.030, 300, 10), Generate.Started(replica="replica-3", window_tokens=50, new_tokens=44), PLACED)
+    ledger.streamed(12.2, 20)
+    ledger.finished(10, Generate.Finished(output_tokens=12, engine_ms=1.0, resident=True))
+    receipt = ledger.receipt(12.3, turn_pb2.WindowReport(), "")
+    assert list(receipt.continuations) == [
+        # This one gave no text: its pause ends where it was lost itself.
+        turn_pb2.Continuation(replica="replica-2", emitted_tokens=7, pause_ms=1_000.0, reason=UNAVAILABLE),
+        turn_pb2.Continuation(replica="replica-3", emitted_tokens=8, pause_ms=2_000.0, reason=UNAVAILABLE),
+    ]
+    assert (receipt.replica, receipt.placement) == ("replica-3", PLACED)
+    assert receipt.tokens == turn_pb2.TokenCounts(window_tokens=50, new_tokens=44, output_tokens=12, resident=True)
+    assert receipt.ttft_ms == pytest.approx(100.0), "the first text came from the first replica"
+    legs = [(hop.bytes_sent, hop.bytes_received) for hop in receipt.hops if hop.name == "gateway.inference"]
+    assert legs == [(100, 50), (300, 15), (300, 40)]
+
+
+def test_a_reply_that_was_whole_when_it_was_taken_over_pauses_until_its_end() -> None:
+    ledger = Ledger(received_at=10.0)
+    ledger.started(Leg(0.010, 1, 1), Generate.Started(replica="replica-1"))
+    ledger.streamed(10.1, 20)
+    ledger.lost(10.2, 7, UNAVAILABLE)
+    ledger.started(Leg(0.010, 1, 1), Generate.Started(replica="replica-2"))
+    ledger.finished(10, Generate.Finished(output_tokens=7))
+    [continuation] = ledger.receipt(10.6, turn_pb2.WindowReport(), "").continuations
+    assert continuation.pause_ms == pytest.approx(500.0)
 
 
 def test_a_reply_without_text_has_no_rate_and_no_cache_count_where_the_engine_has_none() -> None:

@@ -23,9 +23,9 @@ def model_files(cache_dir: Path) -> ModelFiles:
 
 @pytest.fixture(scope="session")
 def tokenizer(model_files: ModelFiles) -> Tokenizer:
-    return Tokenizer(model_files.tokenizer_json, model_files.vocabulary.special_ids)
+    return Tokenizer(model_files.tokenizer_json, model_files.vocabulary)
 
 
 @pytest.fixture(scope="session")
-def template(tokenizer: Tokenizer) -> ChatTemplate:
-    return ChatTemplate(tokenizer)
+def template(tokenizer: Tokenizer, model_files: ModelFiles) -> ChatTemplate:
+    return ChatTemplate(tokenizer, model_files.vocabulary.chat_template)

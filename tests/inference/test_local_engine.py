@@ -7,8 +7,10 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from isthmus.errors.v1 import errors_pb2
@@ -80,6 +82,19 @@ async def test_a_reply_ends_at_its_length(engine: LocalEngine, template: ChatTem
     outputs = await outputs_of(engine, request(template, "Tell me a story.", 12, temperature=1.5, seed=5))
     assert outputs[-1].finish_reason == turn_pb2.FINISH_REASON_LENGTH
     assert sum(len(output.token_ids) for output in outputs) == 12
+
+
+async def test_it_goes_on_behind_what_another_has_emitted(engine: LocalEngine, template: ChatTemplate) -> None:
+    # A text that leaves the model no doubt: what it has read and what it has said itself differ in the last digits.
+    asked = request(template, "Repeat after me: one two three four five six seven eight nine ten", 40)
+    ids = [token for output in await outputs_of(engine, asked) for token in output.token_ids]
+    assert len(ids) == 40
+    for emitted in (1, 15, 39):
+        sampling = replace(asked.sampling, output_tokens_max=40 - emitted)
+        beginning = np.asarray(ids[:emitted], dtype=np.int32)
+        outputs = await outputs_of(engine, replace(asked, sampling=sampling, emitted=beginning))
+        assert [token for output in outputs for token in output.token_ids] == ids[emitted:]
+        assert outputs[-1].finish_reason == turn_pb2.FINISH_REASON_LENGTH
 
 
 async def test_closing_a_reply_frees_its_place(

@@ -224,6 +224,7 @@ async def test_requests_wait_for_their_place_and_are_refused_beyond_the_bound(
         error = refused.result()
         assert isinstance(error, IsthmusError)
         assert (error.reason, error.retry_after_ms) == (errors_pb2.ERROR_REASON_OVERLOADED, 70)
+        await eventually(lambda: replica.room.admission.queue.engine.waiting)
         assert replica.engine.running == 1
         running.cancel()
         answer = await waiting
@@ -300,6 +301,7 @@ async def test_a_replica_says_what_it_is(replica: Replica, settings: Settings, v
         "context_tokens_max": "4000000",
         "overhead_tokens": str(model.overhead_tokens),
         "max_output_tokens_default": str(model.max_output_tokens_default),
+        "adapters": "",
     }
 
 

@@ -19,6 +19,7 @@ from tests.inference.items import ASSISTANT, DOCUMENT, MESSAGE, REPLY, SUMMARY, 
 
 ROLE_NAMES = {SYSTEM: "system", USER: "user", ASSISTANT: "assistant", TOOL: "tool"}
 ROLES = st.sampled_from(sorted(ROLE_NAMES))
+DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 Turn = tuple[message_pb2.Role.ValueType, str]
 
 
@@ -76,23 +77,13 @@ def test_any_conversation_is_rendered_as_its_template_says(
     """The engine's template is too slow for many examples; the same template by its text, special tokens by name."""
     rendered = "".join(f"<|im_start|>{ROLE_NAMES[said]}\n{text}<|im_end|>\n" for said, text in conversation)
     if conversation[0][0] != SYSTEM:
-        rendered = f"<|im_start|>system\n{_default_system()}<|im_end|>\n" + rendered
+        rendered = f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n" + rendered
     pieces: list[int] = []
     for piece in (rendered + "<|im_start|>assistant\n").split("<|im_"):
         name, separator, text = piece.partition("|>")
         pieces += [tokenizer.special_id(f"<|im_{name}|>")] if separator else []
         pieces += tokenizer.encode(text).tolist()
     assert prompt_ids(template, items_of(conversation)) == pieces
-
-
-def test_the_default_system_prompt_is_the_models_own(model_files: Any) -> None:
-    assert _default_system() in model_files.vocabulary.chat_template
-
-
-def _default_system() -> str:
-    from inference.template import SYSTEM_DEFAULT
-
-    return SYSTEM_DEFAULT
 
 
 CONTENTS = st.tuples(

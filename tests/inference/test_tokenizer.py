@@ -69,7 +69,7 @@ KNOWN = st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs"], exclude_
 
 @pytest.fixture(scope="module")
 def small_batches(model_files: ModelFiles) -> Tokenizer:
-    return Tokenizer(model_files.tokenizer_json, model_files.vocabulary.special_ids, batch_chars_max=12)
+    return Tokenizer(model_files.tokenizer_json, model_files.vocabulary, batch_chars_max=12)
 
 
 @given(st.lists(st.text(KNOWN), max_size=8))

@@ -8,12 +8,13 @@ from typing import Any, Final
 from tests.k8s.kustomize import Object, build
 
 ROOT: Final = Path(__file__).parents[2]
-FOLDERS: Final = {"base": ROOT / "k8s" / "base", "dev": ROOT / "k8s" / "overlays" / "dev"}
+OVERLAYS: Final = ROOT / "k8s" / "overlays"
+FOLDERS: Final = {"base": ROOT / "k8s" / "base", "dev": OVERLAYS / "dev", "gpu": OVERLAYS / "gpu"}
 WORKLOADS: Final = ("Deployment", "StatefulSet")
 
 
 class Manifests:
-    """The objects of `base` or `dev`."""
+    """The objects of `base` or of an overlay."""
 
     def __init__(self, name: str) -> None:
         self.folder = FOLDERS[name]

@@ -122,6 +122,20 @@ def test_the_development_overlay_runs_anywhere_on_its_own() -> None:
         assert re.search(r":[\w.]+$", container(each)["image"])
 
 
+def test_the_gpu_overlay_gives_each_replica_a_gpu_and_vllm() -> None:
+    manifests = Manifests("gpu")
+    replica = manifests.rooms["inference"]
+    room = container(replica)
+    assert {room["resources"][part]["nvidia.com/gpu"] for part in ("requests", "limits")} == {"1"}
+    assert environment(manifests, replica)["ISTHMUS_INFERENCE__ENGINE"] == "vllm"
+    assert pod(replica)["nodeSelector"] == {POOL_LABEL: "gpu"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in room["volumeMounts"]}
+    assert mounts.items() >= {"shm": "/dev/shm", "cache": "/var/cache/isthmus", "tmp": "/tmp"}.items()
+    assert environment(manifests, replica)["HF_HOME"].startswith(mounts["cache"])
+    probe = room["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] * 1_000 >= Settings().vllm.start_ms_max
+
+
 @both
 def test_what_is_referred_to_exists(name: str) -> None:
     manifests = Manifests(name)

@@ -120,6 +120,23 @@ async def test_a_change_of_state_does_not_wait_for_the_next_heartbeat(valkey: Re
     await announcer.stop()
 
 
+async def test_each_heartbeat_says_the_load_which_is_no_change_of_the_members(
+    view: View, valkey: Redis, settings: Settings
+) -> None:
+    lifecycle, load = Lifecycle(), [3]
+    member = Member("replica-0", ROOM, "127.0.0.1:1")
+    announcer = Announcer(valkey, settings.membership, member, lifecycle, lambda: load[0])
+    await announcer.start()
+    lifecycle.move(State.READY)
+    (seen,) = await view.wait_for(ROOM)
+    version = view.version(ROOM)
+    assert seen.load == 3
+    load[0] = 8
+    await eventually(lambda: view.members(ROOM)[0].load == 8)
+    assert view.version(ROOM) == version
+    await announcer.stop()
+
+
 async def test_a_member_that_stops_is_gone_at_once(party: Party, view: View, valkey: Redis) -> None:
     await party.join("store-0")
     await view.wait_for(ROOM)

@@ -122,42 +122,9 @@ def test_a_ring_is_built_and_asked_in_no_time() -> None:
     assert seconds[1] < 0.5
 
 
-@given(members, st.integers(0, 400), st.floats(1.01, 2.0))
-def test_no_member_is_loaded_beyond_its_bound(weights: dict[str, float], count: int, factor: float) -> None:
-    one, load = ring(weights, 16), Counter[str]()
-    for number in range(count):
-        load[one.choose(f"k{number}", load, factor)] += 1
-    total = sum(weights.values())
-    for member, held in load.items():
-        assert held <= math.ceil(factor * count * weights[member] / total)
-
-
-@given(members, names)
-def test_an_idle_ring_chooses_the_owner(weights: dict[str, float], key: str) -> None:
-    one = ring(weights)
-    assert one.choose(key, {}, 1.25) == one.owner(key)
-
-
-@given(members, names, st.data())
-def test_who_is_passed_over_is_not_chosen_whatever_the_load(
-    weights: dict[str, float], key: str, data: st.DataObject
-) -> None:
-    without = data.draw(st.sets(st.sampled_from(sorted(weights)), max_size=len(weights) - 1))
-    load = data.draw(st.dictionaries(st.sampled_from(sorted(weights)), st.integers(0, 100)))
-    assert ring(weights).choose(key, load, 1.25, without) not in without
-
-
-def test_load_of_strangers_counts_for_nothing() -> None:
-    assert ring({"a": 1.0}).choose("k", {"gone": 10_000}, 1.25) == "a"
-
-
 def test_an_empty_ring_says_so() -> None:
     with pytest.raises(LookupError, match="no members"):
         ring({}).owner("k")
-    with pytest.raises(LookupError, match="no members"):
-        ring({}).choose("k", {}, 1.25)
-    with pytest.raises(LookupError, match="no members"):
-        ring({"a": 1.0}).choose("k", {}, 1.25, {"a"})
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1.turn_pb2 import Placement
 from redis.asyncio import Redis
 
 from services.config import Settings
@@ -37,10 +38,9 @@ def store(number: int, state: State = State.READY, heartbeat_ms: int = 1) -> Mem
     return Member(f"store-{number}", STORE, f"127.0.0.1:{1000 + number}", state, heartbeat_ms=heartbeat_ms)
 
 
-def replica(number: int, model: str = "small") -> Member:
-    return Member(
-        f"replica-{number}", INFERENCE, f"127.0.0.1:{2000 + number}", State.READY, 1.0, {"model": model}, heartbeat_ms=1
-    )
+def replica(number: int, model: str = "small", state: State = State.READY, adapters: str = "") -> Member:
+    labels = {"model": model, "adapters": adapters}
+    return Member(f"replica-{number}", INFERENCE, f"127.0.0.1:{2000 + number}", state, 1.0, labels, heartbeat_ms=1)
 
 
 @pytest.fixture
@@ -164,6 +164,48 @@ async def test_a_model_has_its_own_replicas(view: KnownView, router: Router) -> 
     with pytest.raises(IsthmusError, match="no replica serves 'huge'; expected one of large, small") as caught:
         router.inference("local", "s1", {}, "huge")
     assert caught.value.reason == errors_pb2.ERROR_REASON_MODEL_NOT_FOUND
+
+
+async def test_an_adapter_is_served_where_its_model_is(view: KnownView, router: Router) -> None:
+    view.show(replica(0), replica(1, adapters="pirate,poet"), replica(2, adapters="poet"))
+    assert {router.inference("local", session, {}, "pirate")[0].id for session in SESSIONS} == {"replica-1"}
+    assert {router.inference("local", session, {}, "poet")[0].id for session in SESSIONS} == {"replica-1", "replica-2"}
+    assert len({router.inference("local", session, {}, "small")[0].id for session in SESSIONS}) == 3
+    with pytest.raises(IsthmusError, match="expected one of pirate, poet, small"):
+        router.inference("local", "s1", {}, "prose")
+
+
+async def test_a_place_says_why_it_is_not_the_owner(view: KnownView, router: Router) -> None:
+    view.show(*map(replica, range(3)))
+    home = router.place("local", "s1", {})
+    assert (home.choice.reason, home.choice.owner) == (Placement.REASON_OWNER, home.member.id)
+    first, second = router.place("local", "s1", {home.member.id: 9}), home.member.id
+    assert (first.choice.reason, first.choice.owner) == (Placement.REASON_SPILLED, second)
+    [other] = {f"replica-{number}" for number in range(3)} - {home.member.id, first.member.id}
+    assert router.place("local", "s1", {home.member.id: 9}, warm=other).member.id == other
+    assert router.place("local", "s1", {home.member.id: 9}, free=10).member == home.member
+    refused = router.place("local", "s1", {}, full={home.member.id})
+    assert (refused.member, refused.choice.reason) == (first.member, Placement.REASON_SPILLED)
+    with pytest.raises(LookupError):
+        router.place("local", "s1", {}, full={f"replica-{number}" for number in range(3)})
+
+
+async def test_a_replica_that_drains_is_away_and_still_says_whose_the_sessions_are(
+    view: KnownView, router: Router
+) -> None:
+    view.show(*map(replica, range(3)))
+    before = {session: router.place("local", session, {}).member.id for session in SESSIONS}
+    view.show(replica(0), replica(1, state=State.DRAINING), replica(2))
+    for session, home in before.items():
+        choice = router.place("local", session, {}).choice
+        assert choice.owner == home
+        assert choice.member != "replica-1"
+        assert (choice.reason == Placement.REASON_AWAY) == (home == "replica-1")
+    router.suspect(INFERENCE, "replica-0")
+    assert {router.place("local", session, {}).member.id for session in SESSIONS} == {"replica-2"}
+    router.suspect(INFERENCE, "replica-2")
+    served = {router.place("local", session, {}).member.id for session in SESSIONS}
+    assert served == {"replica-0", "replica-2"}, "all that are ready are asked, and none that drains"
 
 
 async def test_an_answer_takes_less_than_building_a_ring(view: KnownView, router: Router) -> None:

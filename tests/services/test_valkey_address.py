@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from services.config import ConfigError, load_settings
 from services.valkey import connect, redacted
 from services.valkey.address import parse
-from services.valkey.connection import Encrypted
 
 HOST = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True) | st.just("10.0.0.1") | st.just("[fd00::1]")
+SCHEMES = ["redis", "rediss", "redis+cluster", "rediss+cluster"]
 PLACES = st.lists(st.tuples(HOST, st.integers(1, 65_535)), min_size=1, max_size=4)
 
 
@@ -43,13 +43,16 @@ def test_one_node_keeps_its_database_and_its_options() -> None:
         ("redis://", "names no host"),
         ("redis://h:0", "port is 0"),
         ("redis://h:99999", "no host with a port up to 65535"),
-        ("redis://[::1:6379", "Invalid IPv6"),
+        ("redis://[::1:6379", "an IPv6 address stands in [ and ]"),
         ("redis+cluster://[::1]:1,[::2:3", "no host with a port"),
         ("redis://h:1,i:2", "several hosts"),
         ("redis+cluster://h:1,:2", "names no host"),
         ("redis+cluster://h:1/2", "a cluster has only 0"),
         ("redis://h/x", "not a number"),
         ("rediss://h?protocol=2", "option 'protocol'"),
+        ("rediss://u:a/b@h", "an @ behind the hosts"),
+        ("rediss://u:a?b@h", "an @ behind the hosts"),
+        ("rediss://u:a#b@h", "an @ behind the hosts"),
         ("redis://h?ssl_ca_certs=/ca.pem", "options of TLS without TLS"),
     ],
 )
@@ -65,18 +68,22 @@ def test_a_password_is_never_shown(password: str) -> None:
     assert shown == "redis+cluster://user:***@host:6379"
 
 
+def said_of(url: str) -> str:
+    """Why the URL is refused, if it is."""
+    try:
+        parse(url)
+    except ConfigError as refused:
+        return str(refused)
+    return ""
+
+
+@given(st.lists(st.sampled_from(["/", "?", "#", "@", ":", "%", "[", "]", "&", "=", "hush"])), st.sampled_from(SCHEMES))
+def test_a_password_that_is_not_escaped_is_not_shown_by_its_refusal(signs: list[str], scheme: str) -> None:
+    assert "hush" not in said_of(f"{scheme}://user:{''.join(signs)}hush@host:6379/0")
+    assert "user:***@" in said_of(f"http://user:{''.join(signs)}hush@host:6379/0")
+
+
 def test_what_holds_no_password_is_shown_as_it_is() -> None:
     assert redacted("redis://host:6379/0") == "redis://host:6379/0"
     assert redacted("rediss://user@host?ssl_ca_certs=/ca.pem") == "rediss://user@host?ssl_ca_certs=/ca.pem"
     assert redacted("secret") == "***"
-
-
-@pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster"])
-async def test_options_of_tls_reach_the_connections(scheme: str) -> None:
-    """The wheel's Valkey has no TLS, so this is as far as a test of it goes here."""
-    client = connect(load_settings(valkey={"url": f"{scheme}://user:pw@host:1?ssl_ca_certs=/ca.pem"}).valkey)
-    pool = client.nodes_manager if scheme.endswith("cluster") else client.connection_pool  # type: ignore[union-attr]
-    options = pool.connection_kwargs
-    assert (options["username"], options["password"], options["ssl_ca_certs"]) == ("user", "pw", "/ca.pem")
-    assert options.get("connection_class", getattr(pool, "connection_class", None)) is Encrypted
-    await client.aclose()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import blake2b
 from random import Random
+from typing import Final
 
 from google.protobuf.message import Message
 from isthmus.context.v1 import context_service_pb2 as api
@@ -17,6 +19,9 @@ from tests.simulation.caller import ROUNDS_MAX, TENANT, TOKENIZER, Caller, key_o
 from tests.simulation.driver import answered
 from tests.simulation.history import Written
 from tests.simulation.plan import Op, child_of, is_child
+
+# So long what was sent twice may still arrive.
+_ECHO_S_MAX: Final = 4.0
 
 
 class Errands:
@@ -140,6 +145,9 @@ class Errands:
             await self._deleted(op.session, who, shown.etag)
         if is_child(op.session):
             return
+        # A deletion that was sent twice may take what comes after it out of the lists.
+        await history.at_rest(op.session)
+        await asyncio.sleep(_ECHO_S_MAX)
         request = api.CreateSessionRequest(tenant=TENANT, session_id=op.session)
         said = await self._caller.ask(who, "CreateSession", request, session_pb2.Session)
         if isinstance(said, IsthmusError) and said.reason != errors_pb2.ERROR_REASON_ALREADY_EXISTS:

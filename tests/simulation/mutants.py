@@ -81,7 +81,7 @@ MUTANTS: Final = (
     Mutant(
         "a turn is taken over from a driver whose lease lives",
         "was taken over at",
-        {"open_turn": ("if left > 0 then return {'ATTACHED', version, turn, attempt, left} end", "")},
+        {"open_turn": ("if left > 0 then return {'ATTACHED', version, m[9], turn, attempt, left} end", "")},
     ),
     Mutant(
         "nothing waits for the replica",

@@ -38,6 +38,7 @@ def plan_of(shards: int, replicas: int, gateways: int = 1) -> Plan:
         store,
         gateways=[(GATEWAY_GRPC, GATEWAY_HTTP), *others],
         inner=inner_addresses(names, "127.0.0.1", ports),
+        metrics=[Address("127.0.0.1", 25_000 + number) for number in range(replicas)],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,6 +29,8 @@ class ClusterNode:
     folder: Path
     port: int = field(default_factory=free_port)
     bus_port: int = field(default_factory=free_port)
+    # Where clients are told to find it, if that is not `port`.
+    announced_port: int = 0
     process: subprocess.Popen[bytes] | None = None
     frozen: bool = False
 
@@ -133,10 +135,20 @@ class ValkeyCluster:
             if node.process is None:
                 node.start()
         self.settle()
+        if any(node.announced_port for node in self.nodes):
+            self.announce([0] * len(self.nodes))
         for node in self._primaries():
             node.command("SCRIPT", "FLUSH")
             node.command("FLUSHALL")
             node.command("WAIT", 1, 1_000)
+
+    def announce(self, ports: Sequence[int]) -> None:
+        """Has each node tell clients another port than its own, 0 for its own; among themselves they keep theirs."""
+        for node, port in zip(self.nodes, ports, strict=True):
+            node.announced_port = port
+            node.command("CONFIG", "SET", "cluster-announce-client-port", port)
+        told = {node.announced_port or node.port for node in self.nodes}
+        _settle(lambda: all(_told(node) == told for node in self.nodes), "nodes do not tell the announced ports")
 
     def primary_of(self, key: str) -> ClusterNode:
         """The node that serves the key now."""
@@ -149,7 +161,7 @@ class ValkeyCluster:
     def _shard_of(self, key: str) -> list[ClusterNode]:
         alive = next(node for node in self.nodes if node.process is not None and not node.frozen)
         slot = int(alive.command("CLUSTER", "KEYSLOT", key))
-        by_port = {node.port: node for node in self.nodes}
+        by_port = {node.announced_port or node.port: node for node in self.nodes}
         for first, last, *members in alive.command("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return [by_port[port] for _, port, *_ in members]
@@ -173,6 +185,10 @@ def _info(node: ClusterNode, section: str) -> dict[str, Any]:
     except redis.RedisError:
         return {}
     return answer
+
+
+def _told(node: ClusterNode) -> set[int]:
+    return {port for _, _, *members in node.command("CLUSTER", "SLOTS") for _, port, *_ in members}
 
 
 def _state(node: ClusterNode) -> dict[str, str]:

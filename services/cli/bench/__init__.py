@@ -152,6 +152,81 @@ def sessions(
     bench_sessions(SessionsPlan(count, live, text_bytes, valkey.value, seed), home, as_json=as_json)
 
 
+@app.command()
+def prefix(
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="The model engine: vllm, local, openai:URL or scripted.")
+    ] = "vllm",
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH|NAME", help="As for `isthmus up`; the model that comes along.")
+    ] = None,
+    turns: Annotated[int, typer.Option(metavar="N", min=2, max=10_000, help="Turns of the conversation.")] = 60,
+    window_tokens: Annotated[
+        int,
+        typer.Option(metavar="N", min=512, max=1_000_000, help="Tokens of its window, and of those that are timed."),
+    ] = 6_000,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Windows that are timed cold.")] = 5,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Turns that follow on each of them.")] = 4,
+    output_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4_096, help="The longest reply.")] = 24,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the texts and of where turns go.")] = 1,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """What the model's prefix cache finds, because sessions stay at their replica and windows grow at their end alone.
+
+    One conversation on two replicas, through the mesh, and the same one with its turns going round over the replicas
+    and with a plain sliding window. JSON: `cached_share` is prompt tokens that the engine found in its KV cache over
+    all prompt tokens, by its own count, of all turns but the first, and null where the engine does not say; `epochs`
+    has it by epoch of the window, `round_robin` and `sliding_window` for the others. `ttft_cold_ms` and `ttft_warm_ms`
+    are medians by the client's clock, through the mesh, of a turn on a window of `ttft_window_tokens` that nobody has
+    seen, and of the turns after it. `ttft_affinity_ms` and `ttft_random_ms` are means of turns that go to one replica,
+    and to either; their first ones do not count. The exit code is 1 where a goal is missed, which `problems` name: 0.9
+    of the prompt's tokens cached over three epochs, and a first token 15 times sooner warm than cold.
+    """
+    from services.cli.bench.commands import bench_prefix
+    from services.cli.bench.prefix_plan import PrefixPlan
+
+    plan = PrefixPlan(engine, model, turns, window_tokens, samples, rounds, output_tokens, seed)
+    bench_prefix(plan, home, as_json=as_json)
+
+
+@app.command()
+def million(
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=10_000, max=1_250_000, help="Tokens of the document in the window.")
+    ] = 1_000_000,
+    turns: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Turns of each warm kind.")] = 10,
+    output_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4_096, help="The longest reply.")] = 8,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            help="A model with room for the window; a random one, made in the cache folder, if not given.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the document.")] = 1,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """A window of a million tokens on vLLM, through gateway and store: the first token cold, resident and on a hit.
+
+    The model has random weights and attends to its last 4,096 tokens: it makes no sense, and what a prompt costs beside
+    the attention is real. JSON: `cold_first` and `cold_elsewhere` are the first turn, and that of a fork at the other
+    replica: `engine_ms` is the engine's own time, `overhead_ms` all the rest that the client waited, `pull_ms` and
+    `tokenize_ms` of that. `resident` are turns of a session that is open in the engine, `opening` the one that opened
+    it, `prefix_hit` turns that are requests of their own, whose prompt the engine finds in its cache; `ms_by_leg` are
+    medians of the receipts' hops. `resident_mb` is memory by process, the engine's own processes with their replica.
+    The exit code is 1 where a goal is missed, which `problems` name: the first token within 0.1 s resident and within
+    1 s on a prefix hit, and at most 1.5 s beside the engine's time when cold.
+    """
+    from services.cli.bench.commands import bench_million
+    from services.cli.bench.million_plan import MillionPlan
+
+    bench_million(MillionPlan(tokens, turns, output_tokens, seed, model), home, as_json=as_json)
+
+
 def _numbers(listed: str, option: str) -> list[int]:
     parts = [part.strip() for part in listed.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):

@@ -12,14 +12,32 @@ import grpc
 import uvloop
 from rich.progress import Progress
 
-from services.cli.bench import ingestion, peers, population, population_table, storage, storage_table, tables, turns
+from services.cli.bench import (
+    ingestion,
+    million_model,
+    million_run,
+    million_table,
+    peers,
+    population,
+    population_table,
+    prefix_run,
+    prefix_table,
+    storage,
+    storage_table,
+    tables,
+    turns,
+)
 from services.cli.bench.mesh import Sections, with_mesh
+from services.cli.bench.million_plan import MillionPlan
 from services.cli.bench.population_plan import SessionsPlan
+from services.cli.bench.prefix_plan import PrefixPlan
 from services.cli.bench.storage import StorePlan
 from services.cli.bench.turns import TurnPlan
 from services.cli.commands import explain
+from services.cli.engines import VLLM, require_engine
 from services.cli.errors import EXIT_FAILED, CliError
 from services.cli.output import console, print_json
+from services.cli.settings import load
 from services.errors import from_rpc_error
 from services.supervisor.errors import SupervisorError
 from services.supervisor.state import MeshState
@@ -98,6 +116,36 @@ def bench_sessions(plan: SessionsPlan, home: Path | None, *, as_json: bool) -> N
         population_table.print_sessions(console(), figures)
     if figures["problems"]:
         raise CliError("OUT_OF_BUDGET", "; ".join(figures["problems"]))
+
+
+def bench_prefix(plan: PrefixPlan, home: Path | None, *, as_json: bool) -> None:
+    """What the prefix cache gives. CliError once the figures are out, if a goal was missed."""
+    require_engine(plan.engine, plan.model)
+    with _Bars() as bars:
+        figures = _run(_on_own_mesh(home, lambda mesh: prefix_run.measure(mesh, plan, bars.show), plan.sections()))
+    if as_json:
+        print_json(figures)
+    else:
+        prefix_table.print_prefix(console(), figures)
+    if figures["problems"]:
+        raise CliError("GOAL_MISSED", "; ".join(figures["problems"]))
+
+
+def bench_million(plan: MillionPlan, home: Path | None, *, as_json: bool) -> None:
+    """A window of a million tokens on vLLM. CliError once the figures are out, if a goal was missed."""
+    require_engine(VLLM)
+    model = plan.model or million_model.make_model(load(None).inference.cache_dir)
+    with _Bars() as bars:
+        figures = _run(
+            _on_own_mesh(home, lambda mesh: million_run.measure(mesh, plan, bars.show), plan.sections(model))
+        )
+    figures = {"engine": VLLM, "model": str(model), **figures}
+    if as_json:
+        print_json(figures)
+    else:
+        million_table.print_million(console(), figures)
+    if figures["problems"]:
+        raise CliError("GOAL_MISSED", "; ".join(figures["problems"]))
 
 
 class _Bars:

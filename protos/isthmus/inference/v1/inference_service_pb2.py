@@ -30,7 +30,7 @@ from isthmus.session.v1 import message_pb2 as isthmus_dot_session_dot_v1_dot_mes
 from isthmus.session.v1 import turn_pb2 as isthmus_dot_session_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,isthmus/inference/v1/inference_service.proto\x12\x14isthmus.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a isthmus/context/v1/summary.proto\x1a\x1fisthmus/context/v1/window.proto\x1a!isthmus/session/v1/deletion.proto\x1a isthmus/session/v1/message.proto\x1a\x1disthmus/session/v1/turn.proto\"{\n\x14\x46orgetSessionRequest\x12\x30\n\x06tenant\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x31\n\x07session\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"V\n\x15\x46orgetSessionResponse\x12=\n\x08\x65rasures\x18\x01 \x03(\x0b\x32+.isthmus.session.v1.DeletionReceipt.Erasure\"\xc7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x1a\n\x12\x63ontext_tokens_max\x18\x03 \x01(\x03\x12\x11\n\ttokenizer\x18\x04 \x01(\x0c\x12\x17\n\x0foverhead_tokens\x18\x05 \x01(\x03\x12\x17\n\x0f\x65mbedding_model\x18\x06 \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\x07 \x01(\x05\x12!\n\x19max_output_tokens_default\x18\x08 \x01(\x05\"\x11\n\x0fGetModelRequest\"\xfb\x01\n\x0fGenerateRequest\x12\x30\n\x06tenant\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x31\n\x07session\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x36\n\x08manifest\x18\x03 \x01(\x0b\x32\x1c.isthmus.context.v1.ManifestB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x06params\x18\x04 \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"\xc4\x05\n\x10GenerateResponse\x12\x41\n\x07started\x18\x01 \x01(\x0b\x32..isthmus.inference.v1.GenerateResponse.StartedH\x00\x12=\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32,.isthmus.inference.v1.GenerateResponse.DeltaH\x00\x12\x43\n\x08\x66inished\x18\x03 \x01(\x0b\x32/.isthmus.inference.v1.GenerateResponse.FinishedH\x00\x1a\xbd\x01\n\x07Started\x12\x15\n\rwindow_tokens\x18\x01 \x01(\x03\x12\x12\n\nnew_tokens\x18\x02 \x01(\x03\x12\x15\n\rreused_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cpulled_items\x18\x04 \x01(\x03\x12\x14\n\x0cpulled_bytes\x18\x05 \x01(\x03\x12\x0f\n\x07pull_ms\x18\x06 \x01(\x01\x12\x13\n\x0btokenize_ms\x18\x07 \x01(\x01\x12\x0f\n\x07replica\x18\x08 \x01(\t\x12\r\n\x05model\x18\t \x01(\t\x1a(\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x1a\xf5\x01\n\x08\x46inished\x12\x37\n\rfinish_reason\x18\x01 \x01(\x0e\x32 .isthmus.session.v1.FinishReason\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1a\n\rcached_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\x12\x16\n\x0e\x65ngine_ttft_ms\x18\x05 \x01(\x01\x12\x11\n\tengine_ms\x18\x06 \x01(\x01\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.isthmus.context.v1.TokenCountB\x10\n\x0e_cached_tokensB\x07\n\x05\x65vent\"M\n\x0c\x45mbedRequest\x12$\n\x05texts\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x08\"\x08r\x06 \x01(\x80\x80\x04\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"S\n\rEmbedResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x12\n\ndimensions\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\"P\n\x12\x43ountTokensRequest\x12:\n\x05items\x18\x01 \x03(\x0b\x32\x1e.isthmus.context.v1.WindowItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"8\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\x03\x12\x11\n\ttokenizer\x18\x02 \x01(\x0c\x32\xdf\x03\n\x10InferenceService\x12[\n\x08Generate\x12%.isthmus.inference.v1.GenerateRequest\x1a&.isthmus.inference.v1.GenerateResponse0\x01\x12P\n\x05\x45mbed\x12\".isthmus.inference.v1.EmbedRequest\x1a#.isthmus.inference.v1.EmbedResponse\x12\x62\n\x0b\x43ountTokens\x12(.isthmus.inference.v1.CountTokensRequest\x1a).isthmus.inference.v1.CountTokensResponse\x12N\n\x08GetModel\x12%.isthmus.inference.v1.GetModelRequest\x1a\x1b.isthmus.inference.v1.Model\x12h\n\rForgetSession\x12*.isthmus.inference.v1.ForgetSessionRequest\x1a+.isthmus.inference.v1.ForgetSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,isthmus/inference/v1/inference_service.proto\x12\x14isthmus.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a isthmus/context/v1/summary.proto\x1a\x1fisthmus/context/v1/window.proto\x1a!isthmus/session/v1/deletion.proto\x1a isthmus/session/v1/message.proto\x1a\x1disthmus/session/v1/turn.proto\"{\n\x14\x46orgetSessionRequest\x12\x30\n\x06tenant\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x31\n\x07session\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"V\n\x15\x46orgetSessionResponse\x12=\n\x08\x65rasures\x18\x01 \x03(\x0b\x32+.isthmus.session.v1.DeletionReceipt.Erasure\"\xd9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x1a\n\x12\x63ontext_tokens_max\x18\x03 \x01(\x03\x12\x11\n\ttokenizer\x18\x04 \x01(\x0c\x12\x17\n\x0foverhead_tokens\x18\x05 \x01(\x03\x12\x17\n\x0f\x65mbedding_model\x18\x06 \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\x07 \x01(\x05\x12!\n\x19max_output_tokens_default\x18\x08 \x01(\x05\x12\x10\n\x08\x61\x64\x61pters\x18\t \x03(\t\"\x11\n\x0fGetModelRequest\"\xd1\x02\n\x0fGenerateRequest\x12\x30\n\x06tenant\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x31\n\x07session\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x36\n\x08manifest\x18\x03 \x01(\x0b\x32\x1c.isthmus.context.v1.ManifestB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x06params\x18\x04 \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12$\n\x08priority\x18\x06 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12.\n\x07\x65mitted\x18\x07 \x01(\x0b\x32\x1d.isthmus.inference.v1.Emitted\"R\n\x07\x45mitted\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x1a\n\ttokenizer\x18\x02 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18\x10\x12\x18\n\x04text\x18\x03 \x01(\tB\n\xbaH\x07r\x05(\x80\x80\x80\x02\"\x8a\x06\n\x10GenerateResponse\x12\x41\n\x07started\x18\x01 \x01(\x0b\x32..isthmus.inference.v1.GenerateResponse.StartedH\x00\x12=\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32,.isthmus.inference.v1.GenerateResponse.DeltaH\x00\x12\x43\n\x08\x66inished\x18\x03 \x01(\x0b\x32/.isthmus.inference.v1.GenerateResponse.FinishedH\x00\x1a\xbd\x01\n\x07Started\x12\x15\n\rwindow_tokens\x18\x01 \x01(\x03\x12\x12\n\nnew_tokens\x18\x02 \x01(\x03\x12\x15\n\rreused_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cpulled_items\x18\x04 \x01(\x03\x12\x14\n\x0cpulled_bytes\x18\x05 \x01(\x03\x12\x0f\n\x07pull_ms\x18\x06 \x01(\x01\x12\x13\n\x0btokenize_ms\x18\x07 \x01(\x01\x12\x0f\n\x07replica\x18\x08 \x01(\t\x12\r\n\x05model\x18\t \x01(\t\x1a\\\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12\x32\n\x08logprobs\x18\x03 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob\x1a\x87\x02\n\x08\x46inished\x12\x37\n\rfinish_reason\x18\x01 \x01(\x0e\x32 .isthmus.session.v1.FinishReason\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1a\n\rcached_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\x12\x16\n\x0e\x65ngine_ttft_ms\x18\x05 \x01(\x01\x12\x11\n\tengine_ms\x18\x06 \x01(\x01\x12.\n\x06\x63ounts\x18\x07 \x03(\x0b\x32\x1e.isthmus.context.v1.TokenCount\x12\x10\n\x08resident\x18\x08 \x01(\x08\x42\x10\n\x0e_cached_tokensB\x07\n\x05\x65vent\"M\n\x0c\x45mbedRequest\x12$\n\x05texts\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x80\x08\"\x08r\x06 \x01(\x80\x80\x04\x12\x17\n\x05model\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"S\n\rEmbedResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x12\n\ndimensions\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\"P\n\x12\x43ountTokensRequest\x12:\n\x05items\x18\x01 \x03(\x0b\x32\x1e.isthmus.context.v1.WindowItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"8\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\x03\x12\x11\n\ttokenizer\x18\x02 \x01(\x0c\x32\xdf\x03\n\x10InferenceService\x12[\n\x08Generate\x12%.isthmus.inference.v1.GenerateRequest\x1a&.isthmus.inference.v1.GenerateResponse0\x01\x12P\n\x05\x45mbed\x12\".isthmus.inference.v1.EmbedRequest\x1a#.isthmus.inference.v1.EmbedResponse\x12\x62\n\x0b\x43ountTokens\x12(.isthmus.inference.v1.CountTokensRequest\x1a).isthmus.inference.v1.CountTokensResponse\x12N\n\x08GetModel\x12%.isthmus.inference.v1.GetModelRequest\x1a\x1b.isthmus.inference.v1.Model\x12h\n\rForgetSession\x12*.isthmus.inference.v1.ForgetSessionRequest\x1a+.isthmus.inference.v1.ForgetSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['manifest']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GENERATEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_GENERATEREQUEST'].fields_by_name['priority']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\017\032\r\030d(\234\377\377\377\377\377\377\377\377\001'
+  _globals['_EMITTED'].fields_by_name['tokenizer']._loaded_options = None
+  _globals['_EMITTED'].fields_by_name['tokenizer']._serialized_options = b'\272H\004z\002\030\020'
+  _globals['_EMITTED'].fields_by_name['text']._loaded_options = None
+  _globals['_EMITTED'].fields_by_name['text']._serialized_options = b'\272H\007r\005(\200\200\200\002'
   _globals['_EMBEDREQUEST'].fields_by_name['texts']._loaded_options = None
   _globals['_EMBEDREQUEST'].fields_by_name['texts']._serialized_options = b'\272H\022\222\001\017\010\001\020\200\010\"\010r\006 \001(\200\200\004'
   _globals['_EMBEDREQUEST'].fields_by_name['model']._loaded_options = None
@@ -60,27 +66,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORGETSESSIONRESPONSE']._serialized_start=391
   _globals['_FORGETSESSIONRESPONSE']._serialized_end=477
   _globals['_MODEL']._serialized_start=480
-  _globals['_MODEL']._serialized_end=679
-  _globals['_GETMODELREQUEST']._serialized_start=681
-  _globals['_GETMODELREQUEST']._serialized_end=698
-  _globals['_GENERATEREQUEST']._serialized_start=701
-  _globals['_GENERATEREQUEST']._serialized_end=952
-  _globals['_GENERATERESPONSE']._serialized_start=955
-  _globals['_GENERATERESPONSE']._serialized_end=1663
-  _globals['_GENERATERESPONSE_STARTED']._serialized_start=1175
-  _globals['_GENERATERESPONSE_STARTED']._serialized_end=1364
-  _globals['_GENERATERESPONSE_DELTA']._serialized_start=1366
-  _globals['_GENERATERESPONSE_DELTA']._serialized_end=1406
-  _globals['_GENERATERESPONSE_FINISHED']._serialized_start=1409
-  _globals['_GENERATERESPONSE_FINISHED']._serialized_end=1654
-  _globals['_EMBEDREQUEST']._serialized_start=1665
-  _globals['_EMBEDREQUEST']._serialized_end=1742
-  _globals['_EMBEDRESPONSE']._serialized_start=1744
-  _globals['_EMBEDRESPONSE']._serialized_end=1827
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1829
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1909
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1911
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1967
-  _globals['_INFERENCESERVICE']._serialized_start=1970
-  _globals['_INFERENCESERVICE']._serialized_end=2449
+  _globals['_MODEL']._serialized_end=697
+  _globals['_GETMODELREQUEST']._serialized_start=699
+  _globals['_GETMODELREQUEST']._serialized_end=716
+  _globals['_GENERATEREQUEST']._serialized_start=719
+  _globals['_GENERATEREQUEST']._serialized_end=1056
+  _globals['_EMITTED']._serialized_start=1058
+  _globals['_EMITTED']._serialized_end=1140
+  _globals['_GENERATERESPONSE']._serialized_start=1143
+  _globals['_GENERATERESPONSE']._serialized_end=1921
+  _globals['_GENERATERESPONSE_STARTED']._serialized_start=1363
+  _globals['_GENERATERESPONSE_STARTED']._serialized_end=1552
+  _globals['_GENERATERESPONSE_DELTA']._serialized_start=1554
+  _globals['_GENERATERESPONSE_DELTA']._serialized_end=1646
+  _globals['_GENERATERESPONSE_FINISHED']._serialized_start=1649
+  _globals['_GENERATERESPONSE_FINISHED']._serialized_end=1912
+  _globals['_EMBEDREQUEST']._serialized_start=1923
+  _globals['_EMBEDREQUEST']._serialized_end=2000
+  _globals['_EMBEDRESPONSE']._serialized_start=2002
+  _globals['_EMBEDRESPONSE']._serialized_end=2085
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2087
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2167
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2169
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2225
+  _globals['_INFERENCESERVICE']._serialized_start=2228
+  _globals['_INFERENCESERVICE']._serialized_end=2707
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,7 @@ class Model(_message.Message):
     EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
     EMBEDDING_DIMENSIONS_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_DEFAULT_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     engine: _builtins.str
     context_tokens_max: _builtins.int
@@ -88,6 +89,10 @@ class Model(_message.Message):
     embedding_model: _builtins.str
     embedding_dimensions: _builtins.int
     max_output_tokens_default: _builtins.int
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of adapters (LoRA) that may be asked for as models."""
+
     def __init__(
         self,
         *,
@@ -99,10 +104,11 @@ class Model(_message.Message):
         embedding_model: _builtins.str = ...,
         embedding_dimensions: _builtins.int = ...,
         max_output_tokens_default: _builtins.int = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "engine", b"engine", "max_output_tokens_default", b"max_output_tokens_default", "name", b"name", "overhead_tokens", b"overhead_tokens", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "context_tokens_max", b"context_tokens_max", "embedding_dimensions", b"embedding_dimensions", "embedding_model", b"embedding_model", "engine", b"engine", "max_output_tokens_default", b"max_output_tokens_default", "name", b"name", "overhead_tokens", b"overhead_tokens", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,14 +138,22 @@ class GenerateRequest(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    EMITTED_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     session: _builtins.str
     model: _builtins.str
     """Empty takes the replica's; another one is NOT_FOUND."""
+    priority: _builtins.int
+    """Among the requests that wait for the engine: lower goes first, 0 is usual."""
     @_builtins.property
     def manifest(self) -> _window_pb2.Manifest: ...
     @_builtins.property
     def params(self) -> _message_pb2.SamplingParams: ...
+    @_builtins.property
+    def emitted(self) -> Global___Emitted:
+        """Set where another replica has begun the reply: it goes on from there."""
+
     def __init__(
         self,
         *,
@@ -148,14 +162,46 @@ class GenerateRequest(_message.Message):
         manifest: _window_pb2.Manifest | None = ...,
         params: _message_pb2.SamplingParams | None = ...,
         model: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        emitted: Global___Emitted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "params", b"params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "manifest", b"manifest", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "model", b"model", "params", b"params", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "manifest", b"manifest", "model", b"model", "params", b"params", "priority", b"priority", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Emitted(_message.Message):
+    """The beginning of a reply that has gone out already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    tokenizer: _builtins.bytes
+    text: _builtins.str
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its tokens, under `tokenizer`, and the text of them that has gone out; a replica of another tokenizer takes the text."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        tokenizer: _builtins.bytes = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "token_ids", b"token_ids", "tokenizer", b"tokenizer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Emitted: _TypeAlias = Emitted  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
@@ -210,21 +256,27 @@ class GenerateResponse(_message.Message):
 
         TEXT_FIELD_NUMBER: _builtins.int
         TOKEN_IDS_FIELD_NUMBER: _builtins.int
+        LOGPROBS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
         """Whole characters only."""
         @_builtins.property
         def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """The tokens behind the text, and those still waiting for their character's end."""
 
+        @_builtins.property
+        def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.TokenLogprob]:
+            """Of these tokens, where `params.logprobs` asks for them."""
+
         def __init__(
             self,
             *,
             text: _builtins.str = ...,
             token_ids: _abc.Iterable[_builtins.int] | None = ...,
+            logprobs: _abc.Iterable[_message_pb2.TokenLogprob] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +291,7 @@ class GenerateResponse(_message.Message):
         ENGINE_TTFT_MS_FIELD_NUMBER: _builtins.int
         ENGINE_MS_FIELD_NUMBER: _builtins.int
         COUNTS_FIELD_NUMBER: _builtins.int
+        RESIDENT_FIELD_NUMBER: _builtins.int
         finish_reason: _turn_pb2.FinishReason.ValueType
         output_tokens: _builtins.int
         cached_tokens: _builtins.int
@@ -247,6 +300,8 @@ class GenerateResponse(_message.Message):
         engine_ttft_ms: _builtins.float
         """From the engine's acceptance to its first token, and to its last."""
         engine_ms: _builtins.float
+        resident: _builtins.bool
+        """Whether the session was open in the engine, so that only its new tokens went there."""
         @_builtins.property
         def counts(self) -> _containers.RepeatedCompositeFieldContainer[_summary_pb2.TokenCount]:
             """Exact counts of the fragments tokenised for this call, at most 4,096."""
@@ -261,10 +316,11 @@ class GenerateResponse(_message.Message):
             engine_ttft_ms: _builtins.float = ...,
             engine_ms: _builtins.float = ...,
             counts: _abc.Iterable[_summary_pb2.TokenCount] | None = ...,
+            resident: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "counts", b"counts", "engine_ms", b"engine_ms", "engine_ttft_ms", b"engine_ttft_ms", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "counts", b"counts", "engine_ms", b"engine_ms", "engine_ttft_ms", b"engine_ttft_ms", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "resident", b"resident"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
         _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015

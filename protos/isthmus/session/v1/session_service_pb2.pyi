@@ -277,6 +277,7 @@ class RunTurnRequest(_message.Message):
     PARAMS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     AFTER_TURN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -286,6 +287,8 @@ class RunTurnRequest(_message.Message):
     """If set, the number of the turn that must be the latest done one, else FAILED_PRECONDITION NOT_LATEST_TURN: a caller
     that says what it has read never goes on from anything else.
     """
+    priority: _builtins.int
+    """Among the turns that wait for a replica: lower goes first, 0 is usual."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
@@ -299,10 +302,11 @@ class RunTurnRequest(_message.Message):
         params: _message_pb2.SamplingParams | None = ...,
         model: _builtins.str = ...,
         after_turn: _builtins.int | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "messages", b"messages", "model", b"model", "params", b"params", "request_id", b"request_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "messages", b"messages", "model", b"model", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
@@ -349,15 +353,21 @@ class RunTurnResponse(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         TEXT_FIELD_NUMBER: _builtins.int
+        LOGPROBS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
+        @_builtins.property
+        def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.TokenLogprob]:
+            """Of the tokens behind the text, where `params.logprobs` asks for them; those of tokens without text yet come alone."""
+
         def __init__(
             self,
             *,
             text: _builtins.str = ...,
+            logprobs: _abc.Iterable[_message_pb2.TokenLogprob] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

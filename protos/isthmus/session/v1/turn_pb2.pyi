@@ -188,6 +188,8 @@ class Receipt(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    CONTINUATIONS_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
     """From the gateway's first byte in to the first text out."""
     tokens_per_second: _builtins.float
@@ -209,6 +211,14 @@ class Receipt(_message.Message):
     def durability(self) -> Global___DurabilityReport:
         """What the turn's messages had reached when they were acknowledged."""
 
+    @_builtins.property
+    def placement(self) -> Global___Placement:
+        """Why that replica, and what it cost that another one had the window."""
+
+    @_builtins.property
+    def continuations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Continuation]:
+        """Set where the reply was begun by other replicas: one for each that took it on, in order."""
+
     def __init__(
         self,
         *,
@@ -223,14 +233,106 @@ class Receipt(_message.Message):
         trace_id: _builtins.str = ...,
         total_ms: _builtins.float = ...,
         durability: Global___DurabilityReport | None = ...,
+        placement: Global___Placement | None = ...,
+        continuations: _abc.Iterable[Global___Continuation] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "placement", b"placement", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "hops", b"hops", "model", b"model", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "durability", b"durability", "hops", b"hops", "model", b"model", "placement", b"placement", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class Placement(_message.Message):
+    """Which replica a turn went to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Reason:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Placement._Reason.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REASON_UNSPECIFIED: Placement._Reason.ValueType  # 0
+        REASON_OWNER: Placement._Reason.ValueType  # 1
+        """The ring's first choice for the session."""
+        REASON_SPILLED: Placement._Reason.ValueType  # 2
+        """The first choice had its share of the load."""
+        REASON_AWAY: Placement._Reason.ValueType  # 3
+        """The first choice did not answer, or drains."""
+
+    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
+    REASON_UNSPECIFIED: Placement.Reason.ValueType  # 0
+    REASON_OWNER: Placement.Reason.ValueType  # 1
+    """The ring's first choice for the session."""
+    REASON_SPILLED: Placement.Reason.ValueType  # 2
+    """The first choice had its share of the load."""
+    REASON_AWAY: Placement.Reason.ValueType  # 3
+    """The first choice did not answer, or drains."""
+
+    REASON_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    MISSED_TOKENS_FIELD_NUMBER: _builtins.int
+    MISSED_MS_FIELD_NUMBER: _builtins.int
+    reason: Global___Placement.Reason.ValueType
+    owner: _builtins.str
+    """Member id of the ring's first choice."""
+    missed_tokens: _builtins.int
+    """Tokens of the window that this replica did not hold, beyond the turn's own; and the time that reading and tokenising
+    the window took it.
+    """
+    missed_ms: _builtins.float
+    def __init__(
+        self,
+        *,
+        reason: Global___Placement.Reason.ValueType = ...,
+        owner: _builtins.str = ...,
+        missed_tokens: _builtins.int = ...,
+        missed_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missed_ms", b"missed_ms", "missed_tokens", b"missed_tokens", "owner", b"owner", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
+class Continuation(_message.Message):
+    """A replica that went on with a reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    EMITTED_TOKENS_FIELD_NUMBER: _builtins.int
+    PAUSE_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    emitted_tokens: _builtins.int
+    """Tokens that the reply had by then."""
+    pause_ms: _builtins.float
+    """From the last text before it to the first one after it."""
+    reason: _errors_pb2.ErrorReason.ValueType
+    """What ended the stream of the replica before."""
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        emitted_tokens: _builtins.int = ...,
+        pause_ms: _builtins.float = ...,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_tokens", b"emitted_tokens", "pause_ms", b"pause_ms", "reason", b"reason", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
 
 @_typing.final
 class DurabilityReport(_message.Message):
@@ -309,6 +411,7 @@ class TokenCounts(_message.Message):
     REUSED_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    RESIDENT_FIELD_NUMBER: _builtins.int
     new_tokens: _builtins.int
     """Tokenised for this turn."""
     window_tokens: _builtins.int
@@ -318,6 +421,8 @@ class TokenCounts(_message.Message):
     output_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Prompt tokens that the engine found in its KV cache, where it knows."""
+    resident: _builtins.bool
+    """Whether the session was open in the engine, so that only its new tokens went there."""
     def __init__(
         self,
         *,
@@ -326,10 +431,11 @@ class TokenCounts(_message.Message):
         reused_tokens: _builtins.int = ...,
         output_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int | None = ...,
+        resident: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "new_tokens", b"new_tokens", "output_tokens", b"output_tokens", "reused_tokens", b"reused_tokens", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "cached_tokens", b"cached_tokens", "new_tokens", b"new_tokens", "output_tokens", b"output_tokens", "resident", b"resident", "reused_tokens", b"reused_tokens", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015

@@ -1,0 +1,48 @@
+"""The engines that have settings of their own: vLLM, and servers of OpenAI's shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from services.config.section import Section
+
+
+class VllmSettings(Section):
+    """The engine `vllm`."""
+
+    # A folder in Hugging Face's layout, or a name that vLLM finds in its cache; None takes the model that comes along.
+    model: str | None = Field(default=None, min_length=1, max_length=1_024)
+    # Any of vLLM's engine arguments by its own name (tensor_parallel_size, quantization, kv_cache_dtype,
+    # kv_transfer_config, …), over what Isthmus sets. Checked at start.
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    # Adapters (LoRA) by the names under which they are asked for as models.
+    adapters: dict[str, Path] = Field(default_factory=dict, max_length=64)
+    # How long the engine may take to load, and to stop.
+    start_ms_max: int = Field(default=1_800_000, ge=1_000)
+    stop_ms_max: int = Field(default=30_000, ge=1_000)
+    # Sessions that stay open in the engine: how many, their tokens as a share of the KV cache, how long one may idle.
+    residents_count_max: int = Field(default=8, ge=0)
+    residents_kv_share_max: float = Field(default=0.5, ge=0.0, le=0.9)
+    resident_idle_ms: int = Field(default=120_000, ge=100)
+    # A window below this is resent: a prefix hit on it costs as little.
+    resident_tokens_min: int = Field(default=4_096, ge=1)
+
+
+class OpenAISettings(Section):
+    """The engine `openai:URL`: a server that completes prompts of token ids, such as `vllm serve`."""
+
+    # The model there; None takes the first that it lists.
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    # The folder with the model's tokenizer, in Hugging Face's layout; None takes that of the model that comes along.
+    tokenizer: Path | None = None
+    # The environment variable that holds the key, if one is wanted.
+    api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1, max_length=256)
+    connect_ms_max: int = Field(default=5_000, ge=1)
+    # Silence on a stream after which it counts as broken; a long prompt is silent while it is read.
+    silence_ms_max: int = Field(default=300_000, ge=1)
+    # Whether to send what vLLM's servers take and others may refuse: a cache salt for each tenant, priorities, the ids
+    # that end a reply, and that the reply's ids are told.
+    vllm_fields: bool = True
