@@ -78,6 +78,8 @@ class ChatTemplate:
         known = Frames(frames.renderer(template, variables))
         self._frames = {place: self._frame(text) for place, text in known.between.items()}
         self._headers = {role: self._ids(text) for role, text in known.header.items()}
+        # A window may begin with a reply that the model has made.
+        self._headers[frames.START] = self._ids(known.between[frames.START, frames.ASSISTANT])
         befores = frames.ROLES
         self._frame_tokens = {
             role: max(len(self._frames[before, role].head) for before in befores) for role in frames.ROLES

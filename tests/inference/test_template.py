@@ -159,3 +159,10 @@ def test_generated_ids_stand_for_the_reply(template: ChatTemplate, tokenizer: To
     window = [*first.ids.tolist(), *second.ids.tolist(), *third.ids.tolist()]
     assert window[: len(prompt) + len(spelt)] == prompt + spelt.tolist()
     assert second.count == len(spelt) + template.counts([reply("")])[0]
+
+
+def test_a_window_may_begin_with_a_reply_that_the_model_has_made(template: ChatTemplate, tokenizer: Tokenizer) -> None:
+    (spelt,) = template.encode([reply("Paris")], START, {0: tokenizer.encode("Paris")})
+    (encoded,) = template.encode([reply("Paris")], START)
+    assert spelt.ids.tolist() == encoded.ids.tolist()
+    assert spelt.count == encoded.count
