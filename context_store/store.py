@@ -139,6 +139,9 @@ class Store:
 
     async def _expire(self, slot: Slot, number: int) -> None:
         state = await self.log.turn_state(slot.keys, number)
+        if not state.attempt:
+            # Closed by now, or of a session that had this id before.
+            return
         turn = turn_pb2.Turn.FromString(state.stored)
         turn.state = turns.EXPIRED
         turn.end_time.CopyFrom(now())

@@ -1,10 +1,10 @@
 -- Appends messages outside a turn, once a request_id.
 -- KEYS: meta, log, requests.
 -- ARGV: version to come, request_id, digest (16 bytes), then for each fragment: header, body, size.
--- Returns {'APPENDED', version, version before, first sequence, last sequence}, the same with 'AGAIN' for a request
--- that was carried out before, {'BUSY', version, ms left}, {'LAPSED', version, turn}, {'REUSED'}, {'COLD'} or {'MISSING'}.
+-- Returns {'APPENDED', version, version before, first sequence, last sequence, incarnation}, the same with 'AGAIN' for a
+-- request that was carried out before, {'BUSY', version, ms left}, {'LAPSED', version, turn}, {'REUSED'}, {'COLD'} or {'MISSING'}.
 local meta, log, requests = KEYS[1], KEYS[2], KEYS[3]
-local m = redis.call('HMGET', meta, 'version', 'cold', 'open_turn', 'lease_until_ms', 'revision')
+local m = redis.call('HMGET', meta, 'version', 'cold', 'open_turn', 'lease_until_ms', 'revision', 'incarnation')
 if not m[1] then return {'MISSING'} end
 if m[2] then return {'COLD'} end
 local now = redis.call('TIME')
@@ -15,7 +15,7 @@ if known then
   if string.sub(known, 1, 16) ~= ARGV[3] or not first then return {'REUSED'} end
   -- What is answered is acknowledged: a write moves the connection on to where WAIT has to wait for.
   redis.call('HSET', meta, 'seen', ARGV[1])
-  return {'AGAIN', m[1], m[1], tonumber(first), tonumber(last)}
+  return {'AGAIN', m[1], m[1], tonumber(first), tonumber(last), m[6]}
 end
 if m[3] ~= '0' then
   local left = tonumber(m[4]) - now
@@ -32,4 +32,4 @@ redis.call('HSET', requests, ARGV[2], ARGV[3] .. string.format('A%.0f-%.0f', fir
 local version = ARGV[1] .. string.format('%06d', redis.call('TIME')[2]) .. string.sub(m[1], 1, 210)
 redis.call('HSET', meta, 'revision', string.format('%.0f', sequence), 'version', version,
   'touched_ms', string.format('%.0f', now))
-return {'APPENDED', version, m[1], first, sequence}
+return {'APPENDED', version, m[1], first, sequence, m[6]}

@@ -9,7 +9,7 @@ local m = redis.call('HMGET', meta, 'version', 'cold', 'open_turn', 'open_attemp
   'incarnation')
 if not m[1] or m[7] ~= ARGV[4] then return {'MISSING'} end
 if m[2] then return {'COLD'} end
-if m[3] ~= ARGV[2] or (ARGV[3] ~= '0' and ARGV[3] ~= m[4]) then
+if m[3] == '0' or m[3] ~= ARGV[2] or (ARGV[3] ~= '0' and ARGV[3] ~= m[4]) then
   -- What is answered may be an acknowledgement: a write moves the connection on to where WAIT has to wait for.
   redis.call('HSET', meta, 'seen', ARGV[1])
   return {'REFUSED', redis.call('HGET', turns, ARGV[2]) or '', m[3] == ARGV[2] and tonumber(m[4]) or 0}

@@ -38,6 +38,7 @@ class Creator:
             await self.enter(keys, own)
             reply = await self._store.log.create_session(keys, own, mark, fields, disk=is_on_disk)
             if not await self.is_in_the_way(keys, reply):
+                await self.settle(keys, own)
                 return
         raise taken(keys)
 
@@ -48,6 +49,11 @@ class Creator:
         if reply.outcome == "FULL":
             raise exceeded("tenant_sessions_max", f"tenants/{keys.tenant}", bound, int(reply.values[0]))
         await self._store.tiers.enter(keys, own)
+
+    async def settle(self, keys: Keys, own: session_pb2.Session) -> None:
+        """Enters a session that is there by now once more: a deletion of its id may have taken its entries out."""
+        await self._deletions.relist(keys)
+        await self._store.tiers.note_ttl(keys, own)
 
     async def is_in_the_way(self, keys: Keys, reply: Reply) -> bool:
         """Whether another session was there, which is gone by now; ALREADY_EXISTS where it stays."""

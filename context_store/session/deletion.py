@@ -74,12 +74,21 @@ class Deletions:
     async def resume(self, keys: Keys) -> int:
         """Goes on with a deletion, or erases an import, that broke off; in how many ms to look again, 0 for never."""
         incarnation, is_seen, _ = await self._store.log.presence(keys)
-        if incarnation and not is_seen:
+        if not incarnation:
+            await self._unlist(keys)
+        elif not is_seen:
             reply = await self._store.log.hide_session(keys, b"", "", None)
             if reply.outcome == "IMPORTING":
                 return int(reply.values[0])
-            await self._erase(keys, bytes(reply.values[0]), links_of(reply.values[1]), bytes(reply.values[2]))
+            if reply.outcome == "HIDDEN":
+                await self._erase(keys, bytes(reply.values[0]), links_of(reply.values[1]), bytes(reply.values[2]))
         return 0
+
+    async def relist(self, keys: Keys) -> None:
+        """Puts a session that is there back into lists: the deletion of one that had its id before may take it out."""
+        if (await self._store.log.presence(keys))[1]:
+            await self._store.log.enter_tenant(keys, 0)
+            await self._indexes.touch([keys])
 
     async def discard(self, keys: Keys, incarnation: bytes) -> None:
         """Erases a session that this caller was making: of this incarnation and no other."""
@@ -100,7 +109,10 @@ class Deletions:
             raise etag_mismatch(keys)
         if reply.outcome != "HIDDEN":
             return None
-        return await self._erase(keys, bytes(reply.values[0]), links_of(reply.values[1]), bytes(reply.values[2]))
+        receipt = await self._erase(keys, bytes(reply.values[0]), links_of(reply.values[1]), bytes(reply.values[2]))
+        # Last: whoever dies before is gone on with. Not if it was noted for something else meanwhile.
+        await self._indexes.remove(place)
+        return receipt
 
     async def _erase(
         self, keys: Keys, incarnation: bytes, links: Sequence[Link], stored: bytes
@@ -109,11 +121,18 @@ class Deletions:
         await self.forget(keys, receipt)
         receipt.forks.extend(await self._cut_forks(keys, incarnation))
         _note(receipt, "valkey", "forks", await self._leave_ancestors(keys, incarnation, links, stored))
-        _note(receipt, "valkey", "index", await self._store.log.leave_tenant(keys))
         await self._erase_keys(keys, incarnation, receipt)
-        await self._indexes.forget(keys)
+        _note(receipt, "valkey", "index", await self._unlist(keys))
         receipt.delete_time.CopyFrom(now())
         return receipt
+
+    async def _unlist(self, keys: Keys) -> int:
+        """Takes what is gone out of lists, but not a new session of its id; how many entries there were."""
+        count = await self._store.log.leave_tenant(keys)
+        await self._indexes.forget(keys)
+        # Lists lie in other slots than the session, so nothing changes both at once.
+        await self.relist(keys)
+        return count
 
     async def forget(self, keys: Keys, receipt: deletion_pb2.DeletionReceipt) -> None:
         """Drops what this shard holds of a session in memory."""
@@ -148,7 +167,7 @@ class Deletions:
 
     async def _erase_keys(self, keys: Keys, incarnation: bytes, receipt: deletion_pb2.DeletionReceipt) -> None:
         while True:
-            await self._erase_objects(keys, receipt)
+            await self._erase_objects(keys, incarnation, receipt)
             reply = await self._store.log.erase_session(keys, incarnation)
             if reply.outcome != "OBJECTS":
                 break
@@ -156,14 +175,21 @@ class Deletions:
         for kind, count, size in zip(_KINDS, sums[::2], sums[1::2], strict=False):
             _note(receipt, "valkey", kind, count, size)
 
-    async def _erase_objects(self, keys: Keys, receipt: deletion_pb2.DeletionReceipt) -> None:
-        for name in await self._store.log.object_names(keys):
+    async def _erase_objects(self, keys: Keys, incarnation: bytes, receipt: deletion_pb2.DeletionReceipt) -> None:
+        names = await self._store.log.object_names(keys)
+        if not await self._is_there(keys, incarnation):
+            return
+        for name in names:
             size = await self._objects.delete(name)
             if size:
                 # One that was not there may still be on its way: then the janitor has to look at it.
                 await self._indexes.remove(await self._indexes.note_due(keys, name, 0))
             await self._store.log.forget_object(keys, name)
             _note(receipt, "objects", "objects", 1, size)
+
+    async def _is_there(self, keys: Keys, incarnation: bytes) -> bool:
+        """Whether what was read before is of this incarnation: another deletion may have made room for the next."""
+        return (await self._store.log.presence(keys))[0] == incarnation
 
     async def _leave_ancestors(self, keys: Keys, incarnation: bytes, links: Iterable[Link], stored: bytes) -> int:
         names = {link.session for link in links}
@@ -174,8 +200,11 @@ class Deletions:
         return sum([await self._store.log.forget_fork(Keys(keys.tenant, name), note) for name in sorted(names)])
 
     async def _cut_forks(self, keys: Keys, incarnation: bytes) -> list[str]:
+        notes = await self._store.log.forks(keys)
+        if not await self._is_there(keys, incarnation):
+            return []
         cut = []
-        for note in await self._store.log.forks(keys):
+        for note in notes:
             fork, its_incarnation = fork_of(note, keys.tenant)
             if await self.cut(fork, its_incarnation, keys, incarnation):
                 cut.append(f"sessions/{fork.session}")

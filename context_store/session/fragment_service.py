@@ -65,7 +65,10 @@ class FragmentService:
                 )
             await self._store.appended(slot, hot, reply, parts)
             hot = await self._store.sessions.current(slot)
-            first, last = int(reply.values[2]), int(reply.values[3])
+            first, last, incarnation = int(reply.values[2]), int(reply.values[3]), bytes(reply.values[4])
+            if hot.incarnation != incarnation:
+                # Deleted since, and made anew: what was appended went with it.
+                raise NotFound(f"sessions/{keys.session}")
             if reply.outcome == "AGAIN":
                 return hot, await self._store.bodies.get(keys, hot.incarnation, list(range(first, last + 1)))
             whole = fragments(hot.session, first, parts, created)

@@ -105,6 +105,7 @@ class _Importing:
         is_on_disk = own.durability == session_pb2.DURABILITY_DISK
         reply = await self._store.log.end_import(self.keys, self.mark, own, fields, disk=is_on_disk)
         self._check_there(reply.outcome != "GONE")
+        await self._creator.settle(self.keys, own)
         self._store.usage.note_sums(self.keys, Sums(check.text_bytes, self._tokens))
 
     async def _begin(self, header: session_pb2.Session) -> None:

@@ -45,6 +45,8 @@ class Freezer:
 
         Raises NOT_REPLICATED, UPSTREAM_UNAVAILABLE and redis' errors: then it may be frozen or not.
         """
+        # Counted from before the session's time is read, as the janitor counts from there.
+        until_s = asyncio.get_running_loop().time() + self._settings.freeze_ms_max / 1000
         ready = await self._log.begin_freeze(keys, idle_ms)
         if isinstance(ready, Reply):
             return ready
@@ -54,7 +56,7 @@ class Freezer:
         if place is None:
             return Reply("STALE")
         try:
-            async with asyncio.timeout(self._settings.freeze_ms_max / 1000):
+            async with asyncio.timeout_at(until_s):
                 await self._write(keys, name, ready)
                 reply = await self._log.freeze(keys, ready, name, idle_ms, self._settings.freeze_ms_max, sums(hot))
         except TimeoutError:

@@ -65,9 +65,8 @@ class Indexes:
         await self._acknowledger.shared(_settle, [place.index], [place.member, place.score, "", ""])
 
     async def forget(self, keys: Keys) -> None:
-        """Takes a session out of both indexes, wherever it is in them."""
-        for concept in (TOUCHED, DUE):
-            await command(self._client, "ZREM", index(concept, keys, self.buckets), keys.member)
+        """Takes a session out of the index by last use. What is due stays, until whoever noted it is done."""
+        await command(self._client, "ZREM", index(TOUCHED, keys, self.buckets), keys.member)
 
     async def move(self, place: Place, score: float) -> None:
         """Gives a member another time, unless it was moved since it was read."""

@@ -33,7 +33,11 @@ class Erasing(Protocol):
         ...
 
     async def resume(self, keys: Keys) -> int:
-        """Goes on with a deletion that broke off; in how many ms to look again, 0 for never."""
+        """Cleans up after a deletion or a creation that broke off; in how many ms to look again, 0 for never."""
+        ...
+
+    async def relist(self, keys: Keys) -> None:
+        """Puts a session that is there back into lists, should a deletion have broken off before it did so."""
         ...
 
 
@@ -128,6 +132,8 @@ class Janitor:
         if reply.outcome == "RECENT":
             await self._indexes.move(place, float(reply.values[0]))
             return True
+        if reply.outcome == "MISSING" and await self._erasing.resume(keys):
+            return False
         if reply.outcome in ("FROZEN", "COLD", "MISSING"):
             await self._indexes.remove(place)
             return True
@@ -155,7 +161,10 @@ class Janitor:
             if not await self._erasing.expire(keys, int(reply.values[0])):
                 return
             _log.info("a session has expired", tenant=keys.tenant, session=keys.session)
-        delay_ms = int(reply.values[0]) if reply.outcome == "ALIVE" else 0
+        delay_ms = 0
+        if reply.outcome == "ALIVE":
+            await self._erasing.relist(keys)
+            delay_ms = int(reply.values[0])
         if reply.outcome == "MISSING":
             delay_ms = await self._erasing.resume(keys)
         await (self._indexes.postpone(place, delay_ms) if delay_ms else self._indexes.remove(place))

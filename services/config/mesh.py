@@ -49,6 +49,8 @@ class RpcSettings(Section):
     retry_backoff_ms_max: int = Field(default=500, ge=1)
     # How long open rpcs may go on once the process drains.
     drain_ms_max: int = Field(default=10_000, ge=0)
+    # How long rpcs that were cancelled may clean up when the process stops.
+    cleanup_ms_max: int = Field(default=2_000, ge=0)
 
 
 class MembershipSettings(Section):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import grpc
+import structlog
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
@@ -14,6 +15,8 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from services.config import RpcSettings
 from services.lifecycle import RoomContext, State
 from services.rpc.interceptor import RoomInterceptor
+
+_log: Final = structlog.get_logger("rpc")
 
 # The name that stands for the process as a whole in grpc.health.v1.
 WHOLE: Final = ""
@@ -80,8 +83,14 @@ class GrpcServer:
             return
 
     async def stop(self) -> None:
-        """Cancels what is still open and lets go of the port."""
+        """Cancels what is still open, waits until it has cleaned up, and lets go of the port."""
         await self._server.stop(grace=None)
+        try:
+            # gRPC does not wait for a servicer whose caller has left, and what it stands on goes next.
+            async with asyncio.timeout(self._settings.cleanup_ms_max / 1000):
+                await self._interceptor.wait_idle()
+        except TimeoutError:
+            _log.warning("rpcs that were cancelled have not ended", open=self.open_rpcs)
         if self._health_task is not None:
             await self._health_task
 

@@ -237,21 +237,21 @@ async def test_a_lease_that_has_lapsed_holds_up_no_drain(start: StartShard) -> N
     await asyncio.wait_for(here.room.drain(), 5)
 
 
-async def test_joining_draining_and_leaving_are_seen_within_a_second(
+async def test_joining_draining_and_leaving_are_told_and_not_waited_for(
     start: StartShard, settings: Settings, valkey: Redis
 ) -> None:
-    """With the heartbeats that a mesh has by default."""
-    usual = settings.model_copy(update={"membership": type(settings.membership)()})
+    """With the heartbeats that a mesh has by default, but members that are never taken for dead."""
+    usual = settings.model_copy(update={"membership": type(settings.membership)(member_ttl_ms=600_000)})
     view = View(valkey, usual.membership, rooms=(STORE,))
     await view.start()
     shard = await start(usual)
-    await eventually(lambda: view.ready(STORE), timeout_s=1.0, message="it has joined")
+    await eventually(lambda: view.ready(STORE), message="it has joined")
     draining = asyncio.create_task(shard.room.drain())
-    await eventually(lambda: not view.ready(STORE), timeout_s=1.0, message="it drains")
+    await eventually(lambda: not view.ready(STORE), message="it drains")
     await draining
     assert view.members(STORE)
     await shard.room.stop()
-    await eventually(lambda: not view.members(STORE), timeout_s=1.0, message="it has left")
+    await eventually(lambda: not view.members(STORE), message="it has left")
     await view.stop()
 
 

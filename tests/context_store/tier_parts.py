@@ -81,6 +81,9 @@ class NoErasing:
     async def resume(self, keys: Keys) -> int:
         return 0
 
+    async def relist(self, keys: Keys) -> None:
+        """They are in their lists."""
+
 
 class Parts:
     """One shard's log, tiers and freezer."""

@@ -219,6 +219,30 @@ async def test_draining_is_bounded(settings: Settings) -> None:
         assert (await refused(call)).reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
 
 
+async def test_what_a_caller_left_is_cleaned_up_before_the_server_has_stopped(settings: Settings) -> None:
+    may_end, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def effect(_: GetTurnRequest) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            cleaned.set()
+
+    async with (
+        served(settings, Probe(effect)) as (server, _),
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        call = asyncio.create_task(ProbeClient(channel).call("UnaryUnary", request()))
+        await eventually(lambda: server.open_rpcs == 1)
+        call.cancel()
+        stop = asyncio.create_task(server.stop())
+        await asyncio.wait([call])
+        may_end.set()
+        await stop
+        assert cleaned.is_set()
+
+
 async def test_more_open_rpcs_than_the_bound_are_overload() -> None:
     may_finish = asyncio.Event()
 

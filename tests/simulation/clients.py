@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from hashlib import blake2b
 from random import Random
 
@@ -42,8 +41,7 @@ class Client:
         for op in ops:
             await asyncio.sleep(op.pause_s)
             callers = ["x", "y"] if op.is_doubled else ["x"]
-            with self._caller.history.turn(op.session) if op.kind is Kind.TURN else nullcontext():
-                await asyncio.gather(*(self._do[op.kind](op, name, Random(f"{op.seed}{name}")) for name in callers))
+            await asyncio.gather(*(self._do[op.kind](op, name, Random(f"{op.seed}{name}")) for name in callers))
 
     async def turn(self, op: Op, caller: str, random: Random) -> None:
         """Opens until the turn is ours or it is known how it ended, as a gateway does."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from hashlib import blake2b
 from random import Random
-from typing import Final
 
 from google.protobuf.message import Message
 from isthmus.context.v1 import context_service_pb2 as api
@@ -19,9 +17,6 @@ from tests.simulation.caller import ROUNDS_MAX, TENANT, TOKENIZER, Caller, key_o
 from tests.simulation.driver import answered
 from tests.simulation.history import Written
 from tests.simulation.plan import Op, child_of, is_child
-
-# So long what was sent twice may still arrive.
-_ECHO_S_MAX: Final = 4.0
 
 
 class Errands:
@@ -139,19 +134,17 @@ class Errands:
 
     async def delete(self, op: Op, caller: str, random: Random) -> None:
         """Deletes what it has seen, and makes a session of the same name, but where it was a fork."""
-        who, history = f"{op.key}{caller}", self._caller.history
+        who = f"{op.key}{caller}"
         shown = await self._shown(op.session, who)
         if not isinstance(shown, IsthmusError):
             await self._deleted(op.session, who, shown.etag)
         if is_child(op.session):
             return
-        # A deletion that was sent twice may take what comes after it out of the lists.
-        await history.at_rest(op.session)
-        await asyncio.sleep(_ECHO_S_MAX)
         request = api.CreateSessionRequest(tenant=TENANT, session_id=op.session)
         said = await self._caller.ask(who, "CreateSession", request, session_pb2.Session)
         if isinstance(said, IsthmusError) and said.reason != errors_pb2.ERROR_REASON_ALREADY_EXISTS:
-            history.violate(f"{who}: CreateSession was refused: {said}")
+            # Made, and deleted by another before it was shown.
+            self._caller.refused(who, "CreateSession", op.session, said)
 
     async def _shown(self, session: str, who: str) -> session_pb2.Session | IsthmusError:
         request = api.GetSessionRequest(key=key_of(session))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,9 +87,6 @@ class History:
     # Sessions to deletions under way, and to when the last one was over.
     _deleting: Counter[str] = field(default_factory=Counter)
     _lives: dict[str, float] = field(default_factory=dict)
-    # Turns that callers are about, by session, and what waits for their end.
-    _asking: Counter[str] = field(default_factory=Counter)
-    _rest: dict[str, asyncio.Event] = field(default_factory=dict)
     _clock: count[int] = field(default_factory=lambda: count(1))
 
     def tick(self) -> int:
@@ -110,22 +106,6 @@ class History:
         self._deleting[session] -= 1
         if not self._deleting[session]:
             self._lives[session] = self.tick()
-
-    @contextmanager
-    def turn(self, session: str) -> Iterator[None]:
-        """Within it a caller wants a turn."""
-        self._asking[session] += 1
-        rest = self._rest.setdefault(session, asyncio.Event())
-        rest.clear()
-        yield
-        self._asking[session] -= 1
-        if not self._asking[session]:
-            rest.set()
-
-    async def at_rest(self, session: str) -> None:
-        """Waits until nobody wants a turn."""
-        if self._asking[session]:
-            await self._rest[session].wait()
 
     def may_be_gone(self, session: str) -> bool:
         return session in self._lives or (is_child(session) and session not in self.forked)

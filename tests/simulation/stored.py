@@ -114,7 +114,8 @@ def past(database: Database, tenant: str, fork: Stored) -> dict[int, Piece]:
     for name, incarnation, first, last, _, _ in fork.links:
         ancestor = read(database, tenant, name)
         if ancestor and ancestor.meta[b"incarnation"] == incarnation:
-            erased |= ancestor.erased
+            # Behind what is shared of it the same numbers are other fragments.
+            erased |= {sequence for sequence in ancestor.erased if sequence <= last}
             shared = (piece for piece in ancestor.live() if first <= piece.sequence <= last)
             found.update((piece.sequence, piece) for piece in shared)
     return {sequence: piece for sequence, piece in found.items() if sequence not in erased}

@@ -17,6 +17,7 @@ from context_store.hot.hot_session import HotSession
 from context_store.hot.loading import Loader
 from context_store.log.keys import Keys
 from services.config import ValkeySettings
+from services.errors import IsthmusError
 from tests.simulation import checker, stored
 from tests.simulation.bucket import Bucket
 from tests.simulation.caller import TENANT, Caller, StuckError
@@ -103,10 +104,17 @@ class _World:
         await self._heal(network, shards)
         self._trace.end()
         for session in self._seen():
-            # Warm, if it was not.
-            await shards[0].store.read(Keys(TENANT, session))
+            try:
+                # Warm, if it was not.
+                await shards[0].store.read(Keys(TENANT, session))
+            except IsthmusError as error:
+                self._history.violate(f"{session} cannot be read back: {error}")
+                return self._outcome()
         for session in self._sessions():
             await self._check(session, shards)
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
         return Outcome(self._plan, tuple(self._history.violations), self._trace, len(self._history.answered))
 
     def _sessions(self) -> list[str]:
