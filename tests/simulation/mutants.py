@@ -97,7 +97,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a copy is brought up whatever it has seen",
-        "the log makes|was told ''",
+        "the log makes|in the log|was told ''",
         patched=(loading, "descends", lambda version, ancestor: True),
         is_lossy=True,
     ),
