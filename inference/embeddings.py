@@ -1,53 +1,72 @@
-"""Vectors of texts by a static model: the mean of its token vectors, no network, no layers.
+"""What an embedder is: texts in, unit vectors out.
 
-wordllama ships the table and its tokenizer. Its own `embed` pads a batch to its longest text, which takes gigabytes
-for one long text among many; here texts are pooled one by one over bounded runs of tokens, with the same result.
+A variant lives in `inference/embedders` and is imported only when the settings ask for it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
+from concurrent.futures import Executor
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-MODEL: Final = "wordllama-l2-supercat-256"
+from services.config import Settings
+
+Vector = NDArray[np.float32]
 
 
-class Embedder:
-    """A loaded table; safe to use from any thread. `tokens_max` bounds the rows that are looked up at once."""
+class Embedded(NamedTuple):
+    """The unit vector of each text, float32 [texts, dimensions], and the tokens they had together."""
 
-    def __init__(self, tokens_max: int) -> None:
-        # The package asks the hub for what lies beside it, unless it is told not to.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        import wordllama  # a third of a second, not wanted before it is needed
+    vectors: NDArray[np.float32]
+    tokens: int
 
-        model: Any = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-        self._tokenizer = model.tokenizer
-        self._tokenizer.no_padding()
-        self._table: NDArray[np.float32] = np.asarray(model.embedding, dtype=np.float32)
-        self._tokens_max = tokens_max
-        self.dimensions: Final = int(self._table.shape[1])
 
-    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-        """The unit vector of each text, float32 [texts, dimensions], and the tokens they had together."""
-        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        tokens = 0
-        for row, text in enumerate(texts):
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-            vectors[row] = self._unit(np.asarray(ids, dtype=np.int64))
-            tokens += len(ids)
-        return vectors, tokens
+class Embedder(Protocol):
+    """A model that makes vectors. `dimensions` and `tokenizer` are known once it has started.
 
-    def _unit(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        total = np.zeros(self.dimensions, dtype=np.float64)
-        for start in range(0, len(ids), self._tokens_max):
-            total += self._table[ids[start : start + self._tokens_max]].sum(axis=0, dtype=np.float64)
-        length = float(np.linalg.norm(total))
-        if length == 0.0:
-            # Nothing but tokens without a direction: any unit vector is as good, and the first axis is the same always.
-            total[0] = length = 1.0
-        return (total / length).astype(np.float32)
+    `tokenizer` is the BLAKE2b-128 of the tokenizer that it reads texts by.
+    """
+
+    model: str
+    dimensions: int
+    tokenizer: bytes
+
+    async def start(self) -> None:
+        """Loads the model; returns when the first text would come at full speed. Raises ConfigError."""
+
+    async def stop(self) -> None:
+        """Frees everything. Requests that still run fail."""
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """The texts' vectors; cancelled, all that is left of it ends.
+
+        Raises INVALID_FIELD by the text that is too long for the model, ENGINE_FAILED where the model failed on this
+        request, and UPSTREAM_UNAVAILABLE where it went away.
+        """
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """The tokens that `embed` would read of each text, those included that the model has around it."""
+
+
+def create_embedder(settings: Settings, executor: Executor) -> Embedder:
+    """The embedder that the settings name; it reads texts in `executor`. Raises ConfigError for one without vLLM."""
+    if settings.vllm.embedding_model is not None:
+        from inference.embedders.vllm import VllmEmbedder
+
+        return VllmEmbedder(settings, settings.vllm.embedding_model, executor)
+    from inference.embedders.static import StaticEmbedder
+
+    return StaticEmbedder(settings.inference, executor)
+
+
+def unit(vector: NDArray[np.floating]) -> Vector:
+    """The vector at unit length; the first axis for one without a direction."""
+    wide = vector.astype(np.float64)
+    length = float(np.linalg.norm(wide))
+    if length == 0.0:
+        # Any unit vector is as good, and this one is the same always.
+        wide[0] = length = 1.0
+    return (wide / length).astype(np.float32)

@@ -112,6 +112,10 @@ class Engine(Protocol):
     def running(self) -> int:
         """Requests that it works on now."""
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether it starts, at first or again: it makes no steps then."""
+
     async def start(self) -> None:
         """Loads the model; returns when the first token of a request would come at full speed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from inference.hub_files import read_model_folder
@@ -14,10 +15,16 @@ def configured_model(settings: Settings) -> ModelFiles:
     cache_dir = settings.inference.cache_dir
     engine = settings.inference.engine
     if engine == "vllm" and settings.vllm.model:
-        return read_model_folder(model_folder(settings.vllm.model), cache_dir)
+        files = read_model_folder(model_folder(settings.vllm.model), cache_dir)
+        return dataclasses.replace(files, name=model_name(settings.vllm.model))
     if engine.startswith("openai:") and settings.openai.tokenizer:
         return read_model_folder(settings.openai.tokenizer, cache_dir)
     return load_model_files(SMOLLM2, cache_dir)
+
+
+def model_name(model: str) -> str:
+    """What a model is served as: its folder's name, or its own on the hub."""
+    return Path(model).absolute().name if Path(model).is_dir() else model
 
 
 def model_folder(model: str) -> Path:

@@ -130,6 +130,9 @@ class Residents:
 
     def end(self, turn: Turn, held_tokens: int | None, now_s: float) -> bool:
         """The request is over; whether its session stays open, with `held_tokens`. None: it cannot."""
+        if turn.session in self._seen:
+            # A turn may take longer than sessions idle: they idle from its end on. One that was forgotten stays so.
+            self._see(turn.session, now_s)
         if turn.place is Place.ALONE:
             self._alone_count -= 1
             self._alone_tokens -= turn.tokens

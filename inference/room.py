@@ -14,10 +14,9 @@ import structlog
 from isthmus.inference.v1 import inference_service_pb2 as contract
 from isthmus.inference.v1 import inference_service_pb2_grpc
 
-from inference import embeddings
 from inference.admission import Admission
 from inference.assembly import WindowAssembler
-from inference.embeddings import Embedder
+from inference.embeddings import Embedder, create_embedder
 from inference.engine import Engine, EngineContext, EngineRequest, Sampling, create_engine
 from inference.generation import Generator
 from inference.metrics import InferenceMetrics
@@ -31,6 +30,7 @@ from inference.tokenizer import Tokenizer
 from inference.watchdog import Watchdog, end_process
 from inference.windows import Window, WindowCache
 from services import valkey
+from services.config import ConfigError
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
 from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_MODEL, STORE, Router
@@ -56,6 +56,7 @@ class InferenceRoom:
         self._watchdog: Watchdog | None = None
         self._closing = AsyncExitStack()
         self.engine: Engine | None = None
+        self.embedder: Embedder | None = None
 
     @property
     def address(self) -> str:
@@ -76,11 +77,12 @@ class InferenceRoom:
         vocabulary = files.vocabulary
         tokenizer = Tokenizer(files.tokenizer_json, vocabulary, self._settings.tokenize_chars_max)
         template = ChatTemplate(tokenizer, vocabulary.chat_template, vocabulary.variables)
-        engine, embedder = await self._load(files, tokenizer, template)
+        texts = self._executor("texts")
+        engine, embedder = await self._load(files, tokenizer, template, texts)
         metrics = self._measure(engine)
         generator = self._generator(engine, tokenizer, template, router, metrics)
         model = _model(self._settings.engine, engine, files, template, generator, embedder)
-        servicer = InferenceServicer(model, generator, template, embedder, self._executor("texts"))
+        servicer = InferenceServicer(model, generator, template, embedder, texts)
         self._server.add(
             inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, servicer, contract.DESCRIPTOR
         )
@@ -115,14 +117,23 @@ class InferenceRoom:
         self._closing.push_async_callback(view.stop)
         return Router(view, channels, settings.membership)
 
-    async def _load(self, files: ModelFiles, tokenizer: Tokenizer, template: ChatTemplate) -> tuple[Engine, Embedder]:
+    async def _load(
+        self, files: ModelFiles, tokenizer: Tokenizer, template: ChatTemplate, texts: ThreadPoolExecutor
+    ) -> tuple[Engine, Embedder]:
         settings = self._context.settings
+        # Before anything loads: it says what is not installed.
+        embedder = self.embedder = create_embedder(settings, texts)
         context = EngineContext(self._settings, files, tokenizer, settings.vllm, settings.openai)
         engine = self.engine = create_engine(context)
         self._closing.push_async_callback(engine.stop)
         await engine.start()
         await _warm(engine, template)
-        embedder = await asyncio.to_thread(Embedder, self._settings.embed_tokens_max)
+        if embedder.model in (engine.model, *engine.adapters):
+            raise ConfigError(
+                f"inference.model: {embedder.model!r} is the name of the model that makes vectors; expected another one"
+            )
+        self._closing.push_async_callback(embedder.stop)
+        await embedder.start()
         return engine, embedder
 
     def _measure(self, engine: Engine) -> InferenceMetrics:
@@ -211,7 +222,7 @@ def _model(
         context_tokens_max=engine.context_tokens_max,
         tokenizer=blake2b(identity.encode(), digest_size=16).digest(),
         overhead_tokens=template.overhead_tokens,
-        embedding_model=embeddings.MODEL,
+        embedding_model=embedder.model,
         embedding_dimensions=embedder.dimensions,
         max_output_tokens_default=generator.output_tokens_default,
         adapters=engine.adapters,

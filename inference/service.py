@@ -12,7 +12,6 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2 as contract
 from isthmus.inference.v1 import inference_service_pb2_grpc
 
-from inference import embeddings
 from inference.embeddings import Embedder
 from inference.generation import Generator
 from inference.template import ChatTemplate
@@ -22,7 +21,7 @@ Context = Any
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
-    """The rpcs of a replica that is loaded; texts are embedded and counted in `executor`, off the event loop."""
+    """The rpcs of a replica that is loaded; items are counted in `executor`, off the event loop."""
 
     def __init__(
         self,
@@ -54,20 +53,24 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 yield response
 
     async def Embed(self, request: contract.EmbedRequest, context: Context) -> contract.EmbedResponse:  # noqa: N802
-        if request.model and request.model != embeddings.MODEL:
-            raise _no_model(request.model, embeddings.MODEL)
-        loop = asyncio.get_running_loop()
-        vectors, tokens = await loop.run_in_executor(self._executor, self._embedder.embed, request.texts)
+        if request.model and request.model != self._embedder.model:
+            raise _no_model(request.model, self._embedder.model)
+        embedded = await self._embedder.embed(request.texts)
         return contract.EmbedResponse(
-            vectors=vectors.astype("<f4").tobytes(),
+            vectors=embedded.vectors.astype("<f4").tobytes(),
             dimensions=self._embedder.dimensions,
-            model=embeddings.MODEL,
-            tokens=tokens,
+            model=self._embedder.model,
+            tokens=embedded.tokens,
         )
 
     async def CountTokens(  # noqa: N802
         self, request: contract.CountTokensRequest, context: Context
     ) -> contract.CountTokensResponse:
+        if request.model == self._embedder.model:
+            counts = await self._embedder.count([item.text for item in request.items])
+            return contract.CountTokensResponse(tokens=counts, tokenizer=self._embedder.tokenizer)
+        if request.model and request.model not in self._served:
+            raise _no_model(request.model, *self._served, self._embedder.model)
         loop = asyncio.get_running_loop()
         counts = await loop.run_in_executor(self._executor, self._template.counts, request.items)
         return contract.CountTokensResponse(tokens=counts, tokenizer=self._model.tokenizer)

@@ -1,5 +1,8 @@
 """Watches the engine: one that makes no step while requests wait for its output is stopped and started again.
 
+An engine whose process has died starts another by itself. That takes as long as a start may, and until then gateways
+are shown a replica that starts.
+
 `StallJudge` decides and is pure: the clock is passed in, in seconds. `Watchdog` looks, and does what it says.
 """
 
@@ -40,29 +43,33 @@ class StallJudge:
 
     def __init__(self, settings: InferenceSettings) -> None:
         self._stall_s_max = settings.engine_stall_ms_max / 1000
+        self._load_s_max = settings.engine_start_ms_max / 1000
         self._restarts_count_max = settings.engine_restarts_count_max
         self._window_s = settings.engine_restart_window_ms / 1000
         self.look_s: Final = min(_LOOK_S_MAX, self._stall_s_max / _LOOKS)
         self._steps: int | None = None
-        self._stalled_s = 0.0
+        self.stalled_s = 0.0
         self._looked_s = 0.0
         self._was_awaited = False
+        self._was_loading = False
         self._restarts: deque[float] = deque()
 
-    def look(self, now_s: float, steps: int, *, is_awaited: bool) -> bool:
+    def look(self, now_s: float, steps: int, *, is_awaited: bool, is_loading: bool = False) -> bool:
         """Whether the engine is stuck; to be asked every `look_s`.
 
-        Only time counts in which requests waited for its output. A look that comes late counts as one in time: this
-        process itself stood still then, and has not yet taken in what the engine did meanwhile.
+        Only time counts in which requests waited for its output, or in which it was loading: then it has as long as a
+        start may take. A look that comes late counts as one in time: this process itself stood still then, and has not
+        yet taken in what the engine did meanwhile.
         """
         elapsed_s = min(now_s - self._looked_s, self.look_s)
-        if steps != self._steps:
-            self._stalled_s = 0.0
-        elif is_awaited and self._was_awaited:
-            self._stalled_s += elapsed_s
-        self._steps, self._looked_s, self._was_awaited = steps, now_s, is_awaited
+        if steps != self._steps or is_loading != self._was_loading:
+            self.stalled_s = 0.0
+        elif is_loading or (is_awaited and self._was_awaited):
+            self.stalled_s += elapsed_s
+        self._steps, self._looked_s = steps, now_s
+        self._was_awaited, self._was_loading = is_awaited, is_loading
         # Half a look less: what fractions lose must not cost a whole one.
-        return self._stalled_s >= self._stall_s_max - self.look_s / 2
+        return self.stalled_s >= (self._load_s_max if is_loading else self._stall_s_max) - self.look_s / 2
 
     def restart(self, now_s: float) -> bool:
         """Counts a restart; False if there were too many lately."""
@@ -115,14 +122,17 @@ class Watchdog:
     async def _run(self) -> None:
         while self._lost is None:
             await asyncio.sleep(self._judge.look_s)
-            if self._judge.look(time.monotonic(), self._engine.steps, is_awaited=self._admission.awaiting > 0):
+            is_loading, is_awaited = self._engine.is_loading, self._admission.awaiting > 0
+            self._standing.show_engine(is_there=not is_loading)
+            if self._judge.look(time.monotonic(), self._engine.steps, is_awaited=is_awaited, is_loading=is_loading):
                 await self._recover()
 
     async def _recover(self) -> None:
         """Puts all requests out, which are as good at another replica, and brings the engine back."""
         _log.error(
             "the engine is stuck",
-            stalled_ms=self._settings.engine_stall_ms_max,
+            stalled_ms=round(self._judge.stalled_s * 1000),
+            loading=self._engine.is_loading,
             requests=self._admission.queue.accepted,
             steps=self._engine.steps,
         )

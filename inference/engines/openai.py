@@ -47,6 +47,7 @@ class OpenAIEngine:
         self.adapters: tuple[str, ...] = ()
         self.samples = _SAMPLES
         self.steps = 0
+        self.is_loading = False
         self.running = 0
         self._settings = settings
         self._bound = context.settings.context_tokens_max

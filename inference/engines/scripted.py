@@ -39,6 +39,7 @@ class ScriptedEngine:
         self.adapters: tuple[str, ...] = ()
         self.samples: frozenset[str] = frozenset()
         self.steps = 0
+        self.is_loading = False
         self._settings = settings
         self._tokenizer = context.tokenizer
         self._seen: OrderedDict[tuple[str, bytes], int] = OrderedDict()

@@ -13,15 +13,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from inference.engine import EngineContext, EngineOutput, EngineRequest
+from inference.engines.vllm_living import Living
 from inference.model_files import SMOLLM2
 from inference.model_folder import load_model_folder
 from inference.models import model_folder
 from inference.residents import Bounds, Residents
 from services.config import ConfigError
-from services.errors import IsthmusError, UpstreamUnavailable
 
 if TYPE_CHECKING:
     from inference.engines.vllm_core import VllmCore
@@ -40,13 +38,11 @@ _SAMPLES: Final = frozenset(
 )
 _NOBODY: Final = Residents(Bounds(0, 0, 0, 0.0, 0, 0))
 
-_log = structlog.get_logger("vllm")
-
 
 class VllmEngine:
     """The engine's side: one vLLM after another.
 
-    When its process dies, the requests in it fail with UPSTREAM_UNAVAILABLE, and the next one starts another.
+    When its process dies, the requests in it fail with UPSTREAM_UNAVAILABLE, and another one starts at once.
     `context_tokens_max` is known once it has started.
     """
 
@@ -59,10 +55,14 @@ class VllmEngine:
         self.samples = _SAMPLES
         self._context = context
         self._folder: str | None = None
-        self._starting: asyncio.Task[VllmCore] | None = None
-        self.core: VllmCore | None = None
-        # Of those before this one: the number never goes back.
+        # Of those before the one that runs: the number never goes back.
         self._steps = 0
+        self._living: Final[Living[VllmCore]] = Living(self._start, self._ended)
+
+    @property
+    def core(self) -> VllmCore | None:
+        """The vLLM that runs, if one does."""
+        return self._living.core
 
     @property
     def running(self) -> int:
@@ -71,6 +71,10 @@ class VllmEngine:
     @property
     def steps(self) -> int:
         return self._steps + (self.core.steps if self.core is not None else 0)
+
+    @property
+    def is_loading(self) -> bool:
+        return self._living.is_loading
 
     def kv_use(self) -> float:
         """The share of the KV cache that requests and open sessions take, 0 to 1."""
@@ -81,44 +85,24 @@ class VllmEngine:
         return self.core.residents if self.core is not None else _NOBODY
 
     async def start(self) -> None:
-        await self._living_core()
+        await self._living.start()
 
     async def stop(self) -> None:
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait([self._starting])
-        await self._end()
+        await self._living.stop()
 
     async def forget(self, session: str) -> int:
         return await self.core.forget(session) if self.core is not None else 0
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        core = await self._living.get()
         try:
-            core = await self._living_core()
-        except (IsthmusError, ConfigError) as error:
-            raise UpstreamUnavailable(f"the engine is not there, and does not start: {error}") from error
-        async with aclosing(core.reply(request)) as outputs:
-            async for output in outputs:
-                yield output
-
-    async def _living_core(self) -> VllmCore:
-        """The one that runs, or another; all who wait for that wait for the same."""
-        if self.core is not None and self.core.alive:
-            return self.core
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._start(), name="start vLLM")
-            self._starting.add_done_callback(self._started)
-        return await asyncio.shield(self._starting)
+            async with aclosing(core.reply(request)) as outputs:
+                async for output in outputs:
+                    yield output
+        finally:
+            self._living.lost(core)
 
     async def _start(self) -> VllmCore:
-        try:
-            return await self._start_anew()
-        except asyncio.CancelledError:
-            # It is only `stop` that cancels it; who waits here is not cancelled with it.
-            raise UpstreamUnavailable("the engine was stopped while it started") from None
-
-    async def _start_anew(self) -> VllmCore:
-        await self._end()
         if self._folder is None:
             self._folder = str(await asyncio.to_thread(self._find_folder))
         try:
@@ -127,20 +111,11 @@ class VllmEngine:
         except ModuleNotFoundError as error:
             raise ConfigError(f"inference.engine: 'vllm' needs a package that is not installed: {error}") from error
         core: VllmCore = await core_class.start(self._context, self._folder, self.model)
-        self.core = core
         self.context_tokens_max = core.context_tokens_max
         return core
 
-    def _started(self, starting: asyncio.Task[VllmCore]) -> None:
-        self._starting = None
-        if not starting.cancelled() and (error := starting.exception()) is not None:
-            _log.error("vLLM did not start", error=str(error))
-
-    async def _end(self) -> None:
-        core, self.core = self.core, None
-        if core is not None:
-            self._steps += core.steps
-            await core.stop()
+    def _ended(self, core: VllmCore) -> None:
+        self._steps += core.steps
 
     def _find_folder(self) -> object:
         model = self._context.vllm.model

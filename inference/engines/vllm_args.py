@@ -1,14 +1,13 @@
-"""What vLLM is started with: Isthmus' own choices, and over them `vllm.engine_args`. No line of this needs vLLM."""
+"""What a vLLM is started with: Isthmus' own choices, and over them the user's. No line of this needs vLLM.
+
+A replica may run two, each with a `Use`: one generates, another makes vectors.
+"""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-from pydantic import ValidationError
 
 from services.config import ConfigError, InferenceSettings, VllmSettings
 
@@ -23,18 +22,8 @@ _LORAS_IN_BATCH_MAX: Final = 4
 _PARALLEL: Final = frozenset(
     {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"}
 )
-# Which of our settings an argument of vLLM's comes from.
-_SOURCES: Final[Mapping[str, str]] = {
-    "model": "vllm.model",
-    "max_model_len": "inference.context_tokens_max",
-    "max_num_batched_tokens": "inference.batch_tokens_max",
-    "max_num_seqs": "inference.requests_running_max",
-    "kv_cache_memory_bytes": "inference.kv_cache_gib",
-    "served_model_name": "inference.model",
-}
 # Arguments whose name within vLLM's configuration is another one.
 _ARGUMENTS: Final[Mapping[str, str]] = {"policy": "scheduling_policy", "cache_dtype": "kv_cache_dtype"}
-_WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +36,48 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What it loads: a model's folder, the name that it is served under, and the highest rank among the adapters."""
+    """What it loads: a model's folder, the name that it is served under, and the highest rank among the adapters.
+
+    `is_silent` is one that does not say how its tokens' vectors become one.
+    """
 
     folder: str
     name: str
     lora_rank_max: int = 0
+    is_silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a vLLM is for: the setting with its arguments by vLLM's names, and where others of them come from.
+
+    One in a process `is_metered`: metrics of a second would take the place of the first's, which have the same names.
+    """
+
+    setting: str
+    sources: Mapping[str, str]
+    arguments: Callable[[InferenceSettings, VllmSettings, Machine, Load], dict[str, Any]]
+    is_metered: bool
+
+    def given(self, vllm: VllmSettings) -> dict[str, Any]:
+        """The user's arguments."""
+        arguments: dict[str, Any] = getattr(vllm, self.setting)
+        return arguments
+
+    def own_key(self, argument: str) -> str:
+        """The key by which an argument is given by its own name."""
+        return f"vllm.{self.setting}.{argument}"
+
+    def key(self, name: str, vllm: VllmSettings) -> str:
+        """The key that an argument comes from, which may have another name within vLLM's configuration."""
+        argument = _ARGUMENTS.get(name, name)
+        if argument in self.given(vllm):
+            return self.own_key(argument)
+        return self.sources.get(argument, f"vLLM's {name}")
 
 
 def engine_arguments(settings: InferenceSettings, vllm: VllmSettings, machine: Machine, load: Load) -> dict[str, Any]:
-    """The arguments by vLLM's names.
+    """The arguments of the one that generates, by vLLM's names. Raises ConfigError for adapters that cannot be served.
 
     On a GPU, vLLM's own measure of its memory is better than our defaults: a bound there holds only if somebody set it.
     """
@@ -76,27 +98,89 @@ def engine_arguments(settings: InferenceSettings, vllm: VllmSettings, machine: M
     if machine.is_cpu or "batch_tokens_max" in settings.model_fields_set:
         ours["max_num_batched_tokens"] = max(settings.batch_tokens_max, seqs_max)
     if machine.is_cpu:
-        ours |= {"dtype": "bfloat16", "enforce_eager": True, "block_size": 32}
-        if not _PARALLEL & vllm.engine_args.keys():
-            ours["distributed_executor_backend"] = "uni"
+        ours |= {"dtype": "bfloat16", "block_size": 32, **_on_cpu(vllm.engine_args)}
     if vllm.adapters:
-        ours |= _for_adapters(len(vllm.adapters), load.lora_rank_max, machine)
-    if "gpu_memory_utilization" in vllm.engine_args:
+        ours |= _for_adapters(vllm, machine, load)
+    return _over(ours, vllm.engine_args)
+
+
+def embedding_arguments(
+    settings: InferenceSettings, vllm: VllmSettings, machine: Machine, load: Load
+) -> dict[str, Any]:
+    """The arguments of the one that makes vectors. Its context is what the model was trained for."""
+    ours: dict[str, Any] = {
+        "model": load.folder,
+        "served_model_name": load.name,
+        "runner": "pooling",
+        "max_num_seqs": vllm.embedding_texts_concurrent_max,
+        # Texts come without their tenant: one that is found again faster would tell what another tenant has sent.
+        "enable_prefix_caching": False,
+        "worker_extension_cls": _EXTENSION,
+    }
+    if load.is_silent:
+        ours["pooler_config"] = {"pooling_type": "MEAN"}
+    if machine.is_cpu:
+        ours |= {"kv_cache_memory_bytes": settings.kv_cache_gib << 30, **_on_cpu(vllm.embedding_args)}
+    return _over(ours, vllm.embedding_args)
+
+
+GENERATING: Final = Use(
+    "engine_args",
+    {
+        "model": "vllm.model",
+        "max_model_len": "inference.context_tokens_max",
+        "max_num_batched_tokens": "inference.batch_tokens_max",
+        "max_num_seqs": "inference.requests_running_max",
+        "kv_cache_memory_bytes": "inference.kv_cache_gib",
+        "served_model_name": "inference.model",
+    },
+    engine_arguments,
+    is_metered=True,
+)
+EMBEDDING: Final = Use(
+    "embedding_args",
+    {
+        "model": "vllm.embedding_model",
+        "max_model_len": "vllm.embedding_args.max_model_len",
+        "max_num_seqs": "vllm.embedding_texts_concurrent_max",
+        "kv_cache_memory_bytes": "inference.kv_cache_gib",
+    },
+    embedding_arguments,
+    is_metered=False,
+)
+
+
+def _on_cpu(given: Mapping[str, Any]) -> dict[str, Any]:
+    one_process = {} if _PARALLEL & given.keys() else {"distributed_executor_backend": "uni"}
+    return {"enforce_eager": True, **one_process}
+
+
+def _over(ours: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    if "gpu_memory_utilization" in given:
         # It has no effect beside a number of bytes.
         ours.pop("kv_cache_memory_bytes", None)
-    return {**ours, **vllm.engine_args}
+    return {**ours, **given}
 
 
-def _for_adapters(count: int, rank_max: int, machine: Machine) -> dict[str, Any]:
+def _for_adapters(vllm: VllmSettings, machine: Machine, load: Load) -> dict[str, Any]:
+    if load.name in vllm.adapters:
+        raise ConfigError(f"vllm.adapters.{load.name}: is the name of the model itself; expected another one")
+    count = len(vllm.adapters)
     # On a CPU, a request without an adapter reads the last place as if it were one (vllm-project/vllm#48421): it has
     # to stay empty.
     places = count + 1 if machine.is_cpu else min(count, _LORAS_IN_BATCH_MAX)
+    wanted = vllm.engine_args.get("max_loras", places)
+    if machine.is_cpu and isinstance(wanted, int) and wanted < places:
+        raise ConfigError(
+            f"vllm.engine_args.max_loras: got {wanted} for the {count} of vllm.adapters; expected {places} or more on a"
+            " CPU, or nothing"
+        )
     return {
         "enable_lora": True,
         "max_loras": places,
         # All of them stay in memory: one that had to be read again, and could not, would take the engine down.
-        "max_cpu_loras": max(count, places),
-        "max_lora_rank": next((rank for rank in _LORA_RANKS if rank >= rank_max), rank_max),
+        "max_cpu_loras": max(count, wanted) if isinstance(wanted, int) else count,
+        "max_lora_rank": next((rank for rank in _LORA_RANKS if rank >= load.lora_rank_max), load.lora_rank_max),
     }
 
 
@@ -120,59 +204,3 @@ def environment(settings: InferenceSettings, arguments: Mapping[str, Any], machi
         # Else the first request with log probabilities has a function compiled for half a minute, and all others wait.
         ours["TORCHDYNAMO_DISABLE"] = "1"
     return ours
-
-
-def refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ConfigError with a line for each argument that vLLM does not have, or that is set elsewhere."""
-    lines = []
-    for name in given:
-        if name == "model":
-            lines.append("vllm.engine_args.model: is set elsewhere; expected it as vllm.model")
-        elif name not in known:
-            near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "expected a field of vLLM's AsyncEngineArgs"
-            lines.append(f"vllm.engine_args.{name}: vLLM has no such argument; {hint}")
-    if lines:
-        raise ConfigError("\n".join(lines))
-
-
-def explain(error: Exception, vllm: VllmSettings) -> ConfigError:
-    """What vLLM says against its arguments, by the keys that they come from."""
-    if not isinstance(error, ValidationError):
-        return ConfigError(f"{_mentioned(str(error), vllm)}: {_one_line(str(error))}")
-    lines: dict[str, list[str]] = {}
-    for each in error.errors():
-        name = str(each["loc"][0]) if each["loc"] else ""
-        message = _one_line(each["msg"]).removeprefix("Value error, ")
-        if name:
-            lines.setdefault(f"{_key(name, vllm)}: got {each['input']!r}", []).append(message)
-        else:
-            lines.setdefault(_mentioned(message, vllm), []).append(message)
-    return ConfigError("\n".join(f"{key}: {'; or: '.join(messages)}" for key, messages in lines.items()))
-
-
-def refuse_small_cache(available_bytes: int, token_bytes: int, context_tokens: int) -> None:
-    """Raises ConfigError where keys and values of one context do not fit: vLLM says so only in its child's log."""
-    needed_bytes = token_bytes * context_tokens
-    if needed_bytes > available_bytes:
-        raise ConfigError(
-            f"inference.kv_cache_gib: {available_bytes / (1 << 30):.2f} GiB hold "
-            f"{available_bytes // token_bytes} tokens of this model; expected {needed_bytes / (1 << 30):.2f} GiB for "
-            f"the {context_tokens} of one context, or a smaller inference.context_tokens_max"
-        )
-
-
-def _key(name: str, vllm: VllmSettings) -> str:
-    argument = _ARGUMENTS.get(name, name)
-    return f"vllm.engine_args.{argument}" if argument in vllm.engine_args else _SOURCES.get(argument, f"vLLM's {name}")
-
-
-def _mentioned(message: str, vllm: VllmSettings) -> str:
-    """The keys whose arguments a message names."""
-    named = set(_WORD.findall(message)) - {"model"}
-    keys = dict.fromkeys(_key(name, vllm) for name in {**_SOURCES, **vllm.engine_args} if name in named)
-    return ", ".join(keys) or "vllm.engine_args"
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -11,8 +12,9 @@ import structlog
 from vllm.lora.request import LoRARequest
 
 from inference.engine import EngineContext, EngineOutput, EngineRequest
+from inference.engines.vllm_args import GENERATING, Load
 from inference.engines.vllm_errors import request_error, unfinished
-from inference.engines.vllm_loading import Loaded, end, load
+from inference.engines.vllm_loading import Loaded, end, load, lora_rank_max
 from inference.engines.vllm_sampling import Outputs, sampling_params
 from inference.engines.vllm_sessions import Sessions, Work
 from inference.residents import Bounds, Residents
@@ -42,7 +44,9 @@ class VllmCore:
     @classmethod
     async def start(cls, context: EngineContext, folder: str, name: str) -> VllmCore:
         """Loads the model in the folder, and the adapters. Raises ConfigError, or ENGINE_FAILED."""
-        loaded = await load(context.settings, context.vllm, folder, name)
+        rank_max = await asyncio.to_thread(lora_rank_max, context.vllm)
+        model = Load(folder, name, rank_max)
+        loaded = await load(context.settings, context.vllm, model, GENERATING)
         adapters = {
             adapter: LoRARequest(lora_name=adapter, lora_int_id=number, lora_path=str(path))
             for number, (adapter, path) in enumerate(context.vllm.adapters.items(), 1)

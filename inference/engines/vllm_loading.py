@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import multiprocessing
 import os
@@ -15,10 +16,12 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from inference.engine import engine_failed
-from inference.engines import vllm_args
-from inference.engines.vllm_args import Load, Machine
+from inference.engines import vllm_args, vllm_refusals
+from inference.engines.vllm_args import Load, Machine, Use
 from services.config import ConfigError, InferenceSettings, VllmSettings
 
+# One start at a time: each kills what it has begun when it is given up, and on a GPU each measures what memory is free.
+_STARTING: Final = asyncio.Lock()
 # How often a start that was given up looks for the processes that it has begun.
 _KILL_WAIT_S: Final = 0.1
 
@@ -50,29 +53,30 @@ class Meter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Loaded:
-    """A vLLM that takes requests."""
+    """A vLLM that takes requests. The meter stands still where its use is not metered."""
 
     llm: Any
     meter: Meter
 
 
-async def load(settings: InferenceSettings, vllm: VllmSettings, folder: str, name: str) -> Loaded:
-    """Starts vLLM on a model's folder.
+async def load(settings: InferenceSettings, vllm: VllmSettings, model: Load, use: Use) -> Loaded:
+    """Starts vLLM on a model's folder; its time begins when no other is being started.
 
     Raises ConfigError for what it does not accept, ENGINE_FAILED where its process does not start, or not in time.
     Cancelled, it ends what it has begun.
     """
-    others = set(multiprocessing.active_children())
-    loading = asyncio.create_task(asyncio.to_thread(_load, settings, vllm, folder, name))
-    try:
-        async with asyncio.timeout(vllm.start_ms_max / 1000):
-            return await asyncio.shield(loading)
-    except TimeoutError:
-        await _give_up(loading, others)
-        raise engine_failed(f"vLLM was not ready in vllm.start_ms_max, {vllm.start_ms_max} ms") from None
-    except asyncio.CancelledError:
-        await _give_up(loading, others)
-        raise
+    async with _STARTING:
+        others = set(multiprocessing.active_children())
+        loading = asyncio.create_task(asyncio.to_thread(_load, settings, vllm, model, use))
+        try:
+            async with asyncio.timeout(vllm.start_ms_max / 1000):
+                return await asyncio.shield(loading)
+        except TimeoutError:
+            await _give_up(loading, others)
+            raise engine_failed(f"vLLM was not ready in vllm.start_ms_max, {vllm.start_ms_max} ms") from None
+        except asyncio.CancelledError:
+            await _give_up(loading, others)
+            raise
 
 
 async def _give_up(loading: asyncio.Task[Loaded], others: set[Any]) -> None:
@@ -99,21 +103,25 @@ def _shut_down(llm: Any, within_s: float) -> None:
         process.join()
 
 
-def _load(settings: InferenceSettings, vllm: VllmSettings, folder: str, name: str) -> Loaded:
+def _load(settings: InferenceSettings, vllm: VllmSettings, model: Load, use: Use) -> Loaded:
     machine = Machine(is_cpu=current_platform.is_cpu(), cores_count=_cores_count())
-    vllm_args.refuse_unknown(vllm.engine_args, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
-    arguments = vllm_args.engine_arguments(settings, vllm, machine, Load(folder, name, _lora_rank_max(vllm)))
+    vllm_refusals.refuse_unknown(use, vllm, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
+    arguments = use.arguments(settings, vllm, machine, model)
     for variable, value in vllm_args.environment(settings, arguments, machine).items():
         os.environ.setdefault(variable, value)
     os.environ[vllm_args.OWNER_PID] = str(os.getpid())
     try:
         config = AsyncEngineArgs(**arguments).create_engine_config()
     except Exception as error:
-        raise vllm_args.explain(error, vllm) from error
-    _refuse_small_cache(config)
+        raise vllm_refusals.explain(error, use, vllm) from error
+    _refuse_small_cache(config, use, vllm)
+    # vLLM's modules stay for good: the collector need not go through them time and again, and for seconds at the end.
+    gc.collect()
+    gc.freeze()
     meter = Meter()
+    meters: dict[str, Any] = {"stat_loggers": [meter]} if use.is_metered else {"disable_log_stats": True}
     try:
-        return Loaded(AsyncLLM.from_vllm_config(config, stat_loggers=[meter]), meter)
+        return Loaded(AsyncLLM.from_vllm_config(config, **meters), meter)
     except Exception as error:
         raise engine_failed(f"vLLM did not start: {error}; its log says why") from error
 
@@ -122,7 +130,7 @@ def _cores_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _lora_rank_max(vllm: VllmSettings) -> int:
+def lora_rank_max(vllm: VllmSettings) -> int:
     """The highest rank among the adapters, for which memory is laid out."""
     ranks = [0]
     for name, folder in vllm.adapters.items():
@@ -136,13 +144,18 @@ def _lora_rank_max(vllm: VllmSettings) -> int:
     return max(ranks)
 
 
-def _refuse_small_cache(config: Any) -> None:
+def _refuse_small_cache(config: Any, use: Use, vllm: VllmSettings) -> None:
     """For models whose layers all keep keys and values of the whole window, in their own type."""
     cache, model = config.cache_config, config.model_config
-    plain = not model.use_mla and not model.is_hybrid and model.get_sliding_window() is None
+    plain = (
+        model.attn_type == "decoder"
+        and not model.is_hybrid
+        and not model.use_mla
+        and model.get_sliding_window() is None
+    )
     if cache.kv_cache_memory_bytes is None or cache.cache_dtype != "auto" or not plain:
         return
     parallel = config.parallel_config
     layers, heads = model.get_num_layers(parallel), model.get_num_kv_heads(parallel)
     token_bytes = 2 * layers * heads * model.get_head_size() * model.dtype.itemsize
-    vllm_args.refuse_small_cache(cache.kv_cache_memory_bytes, token_bytes, model.max_model_len)
+    vllm_refusals.refuse_small_cache(use, vllm, cache.kv_cache_memory_bytes, token_bytes, model.max_model_len)

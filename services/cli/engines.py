@@ -8,9 +8,6 @@ from typing import Final
 from services.cli.errors import EXIT_USAGE, CliError
 
 VLLM: Final = "vllm"
-# What two of them may take to load, and to stop, on two cores with other work.
-START_MS_MAX: Final = 900_000
-STOP_MS_MAX: Final = 60_000
 # Engines that a model can be chosen for, each by a section of the settings.
 _WITH_MODELS: Final = (VLLM, "openai")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.config.section import Section
+
+# As the contract bounds the name of a model.
+_NAME_BYTES_MAX: Final = 256
 
 
 class VllmSettings(Section):
@@ -20,7 +23,12 @@ class VllmSettings(Section):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     # Adapters (LoRA) by the names under which they are asked for as models.
     adapters: dict[str, Path] = Field(default_factory=dict, max_length=64)
-    # How long the engine may take to load, and to stop.
+    # The model that makes vectors of texts, a vLLM by itself beside any engine: a folder or a name as above; None takes
+    # the static one that comes along. Its arguments by vLLM's names, and the texts that it works on at once.
+    embedding_model: str | None = Field(default=None, min_length=1, max_length=1_024)
+    embedding_args: dict[str, Any] = Field(default_factory=dict)
+    embedding_texts_concurrent_max: int = Field(default=64, ge=1)
+    # How long each of the two may take to load, and to stop.
     start_ms_max: int = Field(default=1_800_000, ge=1_000)
     stop_ms_max: int = Field(default=30_000, ge=1_000)
     # Sessions that stay open in the engine: how many, their tokens as a share of the KV cache, how long one may idle.
@@ -29,6 +37,18 @@ class VllmSettings(Section):
     resident_idle_ms: int = Field(default=120_000, ge=100)
     # A window below this is resent: a prefix hit on it costs as little.
     resident_tokens_min: int = Field(default=4_096, ge=1)
+
+    @field_validator("adapters")
+    @classmethod
+    def _can_be_asked_for(cls, adapters: dict[str, Path]) -> dict[str, Path]:
+        for name in adapters:
+            # Replicas announce their names with commas between them.
+            if not name or "," in name or not name.isprintable() or len(name.encode()) > _NAME_BYTES_MAX:
+                raise ValueError(
+                    f"{name!r} cannot be asked for as a model; expected a name of 1 to {_NAME_BYTES_MAX} bytes that can"
+                    " be printed and has no comma"
+                )
+        return adapters
 
 
 class OpenAISettings(Section):

@@ -89,7 +89,8 @@ class InferenceSettings(Section):
     embed_tokens_max: int = Field(default=1 << 15, ge=1)
     # Threads that tokenise and embed beside the event loop.
     text_threads_count: int = Field(default=2, ge=1, le=64)
-    # The local engine: memory for keys and values, tokens in one step, threads (0: as many as there are cores).
+    # The local engine, and vLLM on a CPU: memory for keys and values, tokens in one step, threads (0: as many as there
+    # are cores; unless it is set, `isthmus up` gives each of its replicas with vLLM its share of them).
     kv_cache_gib: int = Field(default=1, ge=1)
     batch_tokens_max: int = Field(default=2_048, ge=16)
     threads_count: int = Field(default=0, ge=0)

@@ -18,7 +18,8 @@ class SupervisorSettings(Section):
     # The other processes' ports; keep them below the system's ephemeral range.
     port_min: int = Field(default=20_000, ge=1_024, le=65_535)
     port_max: int = Field(default=32_000, ge=1_024, le=65_535)
-    # How long all processes may take to become ready, and how often one may die before it ever was.
+    # How long all processes may take to become ready, replicas with vLLM `vllm.start_ms_max` beyond that; and how often
+    # one may die before it ever was.
     start_ms_max: int = Field(default=90_000, ge=1_000)
     start_deaths_count_max: int = Field(default=3, ge=1)
     probe_interval_ms: int = Field(default=50, ge=10)
@@ -27,7 +28,7 @@ class SupervisorSettings(Section):
     restart_delay_ms_min: int = Field(default=100, ge=1)
     restart_delay_ms_max: int = Field(default=5_000, ge=1)
     restart_healthy_ms: int = Field(default=10_000, ge=1)
-    # How long the whole stop may take before what is left is killed.
+    # How long the whole stop may take before what is left is killed; replicas with vLLM `vllm.stop_ms_max` beyond that.
     drain_ms_max: int = Field(default=15_000, ge=0)
     # isthmus.log: the size at which it is rotated, how many older ones are kept, and the longest line.
     log_bytes_max: int = Field(default=16 << 20, ge=1 << 12)

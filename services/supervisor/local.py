@@ -20,6 +20,7 @@ from services.supervisor.logline import LogLine
 from services.supervisor.logmux import OWN_NAME, Echo, LogMux, RotatingFile
 from services.supervisor.plan import Plan, RoomPlan, ValkeyPlan, child_environment, inner_addresses, mesh_plan, rooms
 from services.supervisor.ports import Address
+from services.supervisor.replicas import allowances, with_cores_shared
 from services.supervisor.shards import Shards
 from services.supervisor.state import MeshState
 from services.supervisor.supervisor import Supervisor
@@ -63,9 +64,9 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
     metrics = [Address(_LOOPBACK, port) for port in itertools.islice(supply, settings.mesh.replicas)]
     environment = child_environment(os.environ, str(home.settings))
     store = valkey.prepare(home, settings, _LOOPBACK, free[:valkey_count], environment)
-    _write_settings(settings, home, store)
+    _write_settings(with_cores_shared(settings, _cores_count()), home, store)
     return mesh_plan(
-        RoomPlan(sys.executable, environment),
+        RoomPlan(sys.executable, environment, allowances(settings)),
         store,
         gateways=gateways,
         inner=inner_addresses(names, _LOOPBACK, list(supply)),
@@ -142,6 +143,12 @@ def _chosen(option: str, address: Address, free_port: int) -> Address:
     return chosen
 
 
+def _cores_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _write_settings(settings: Settings, home: Home, store: ValkeyPlan) -> None:
+    """Without the defaults: what nobody has set, rooms may choose by the machine that they find."""
     home.settings.touch(mode=0o600)
-    home.settings.write_text(settings.model_copy(update={"valkey": store.settings}).model_dump_json(indent=2))
+    written = settings.model_copy(update={"valkey": store.settings})
+    home.settings.write_text(written.model_dump_json(indent=2, exclude_unset=True))

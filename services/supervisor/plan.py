@@ -22,7 +22,7 @@ VALKEY: Final = "valkey"
 START_VALKEY: Final = 0
 START_ROOMS: Final = 1
 # A turn in progress needs its gateway, then the replica, then the shard, and everything needs Valkey.
-_STOP_STAGE: Final = {GATEWAY: 0, "inference": 1, "compressor": 1, SHARD: 2, VALKEY: 3}
+_STOP_STAGE: Final = {GATEWAY: 0, REPLICA: 1, "compressor": 1, SHARD: 2, VALKEY: 3}
 
 
 class Probe(enum.Enum):
@@ -42,6 +42,18 @@ class ValkeyMode(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a process may take beyond `supervisor.start_ms_max` and `supervisor.drain_ms_max`, as `section` says."""
+
+    start_ms: int = 0
+    stop_ms: int = 0
+    section: str = ""
+
+
+_NOTHING_MORE: Final = Allowance()
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process, as data: a supervisor needs to know nothing else about it.
 
@@ -58,6 +70,7 @@ class ProcessSpec:
     stop_stage: int
     environment: Mapping[str, str] = field(default_factory=dict)
     http: Address | None = None
+    allowance: Allowance = _NOTHING_MORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +87,11 @@ class ValkeyPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoomPlan:
-    """How a process of any room is started."""
+    """How a process of any room is started, and what those of some rooms are allowed."""
 
     python: str
     environment: Mapping[str, str]
+    allowances: Mapping[str, Allowance] = field(default_factory=dict)
 
     def spec(self, room: str, number: int, address: Address, http: Address | None = None) -> ProcessSpec:
         """The process of that number; `http` is for a gateway and for a replica."""
@@ -85,9 +99,17 @@ class RoomPlan:
         # -P: a folder of the same name in the user's working directory must not stand for the room.
         argv = (self.python, "-P", "-m", room, "--member", name, "--listen", str(address))
         edge = ("--http", str(http)) if http is not None else ()
-        stage = _STOP_STAGE[room]
         return ProcessSpec(
-            name, room, argv + edge, address, Probe.GRPC, START_ROOMS, stage, self.environment, http=http
+            name,
+            room,
+            argv + edge,
+            address,
+            Probe.GRPC,
+            START_ROOMS,
+            _STOP_STAGE[room],
+            self.environment,
+            http=http,
+            allowance=self.allowances.get(room, _NOTHING_MORE),
         )
 
 

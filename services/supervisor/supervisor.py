@@ -89,9 +89,9 @@ class Supervisor:
             raise
 
     async def retire(self, name: str) -> None:
-        """Has a process drain (SIGTERM) and waits until it is gone, killed after `drain_ms_max`; it is not restarted.
+        """Has a process drain (SIGTERM) and waits until it is gone; it is not restarted.
 
-        Raises UnknownProcess.
+        Killed after `drain_ms_max` and its allowance. Raises UnknownProcess.
         """
         retired = self._find(name)
         self._say("info", f"{name} is told to drain")
@@ -106,14 +106,16 @@ class Supervisor:
         self._find(name).release()
 
     async def stop(self) -> None:
-        """Stops stage by stage; what is left after `drain_ms_max` is killed. Removes mesh.json."""
+        """Stops stage by stage; what is left after `drain_ms_max` and its allowance is killed. Removes mesh.json."""
         self._enter(ProcessPhase.STOPPING)
         members = list(self._kept.values())
         await asyncio.gather(*(each.leave() for each in members))
         await asyncio.gather(*self._successions, return_exceptions=True)
         deadline = self._drained_by()
         for stage in sorted({each.spec.stop_stage for each in members}):
-            await self._stop_stage([each for each in members if each.spec.stop_stage == stage], deadline)
+            leaving = [each for each in members if each.spec.stop_stage == stage]
+            deadline += _allowed_s(leaving)
+            await self._stop_stage(leaving, deadline)
         self.home.mesh.unlink(missing_ok=True)
 
     def kill(self) -> None:
@@ -132,27 +134,31 @@ class Supervisor:
         return self._kept[name]
 
     async def _begin(self, members: Sequence[Kept], deadline: float) -> None:
-        """Returns when all are ready. Raises StartFailed, naming the one that is not."""
-        if not members:
-            return
+        """Returns when all are ready, by the deadline or their allowance after it. Raises StartFailed, naming one."""
         for each in members:
             each.begin()
-        done, late = await asyncio.wait(
-            {each.first_ready for each in members},
-            timeout=deadline - time.monotonic(),
-            return_when=asyncio.FIRST_EXCEPTION,
-        )
-        for ready in done:
-            ready.result()
-        if late:
-            name = next(each.spec.name for each in members if each.first_ready in late)
-            why = f"was not ready after {self.settings.start_ms_max} ms (supervisor.start_ms_max)"
-            raise StartFailed(name, why, self._mux.tail(name))
+        waits = [asyncio.ensure_future(self._first_ready(each, deadline)) for each in members]
+        try:
+            await asyncio.gather(*waits)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _first_ready(self, kept: Kept, deadline: float) -> None:
+        allowance = kept.spec.allowance
+        wait_s = deadline + allowance.start_ms / 1_000 - time.monotonic()
+        done, _ = await asyncio.wait({kept.first_ready}, timeout=max(0.0, wait_s))
+        if not done:
+            keys = "supervisor.start_ms_max" + (f" + {allowance.section}.start_ms_max" if allowance.start_ms else "")
+            why = f"was not ready after {self.settings.start_ms_max + allowance.start_ms} ms ({keys})"
+            raise StartFailed(kept.spec.name, why, self._mux.tail(kept.spec.name))
+        kept.first_ready.result()
 
     async def _remove(self, kept: Kept) -> None:
         kept.move(ProcessPhase.STOPPING)
         await kept.leave()
-        await self._stop_stage([kept], self._drained_by())
+        await self._stop_stage([kept], self._drained_by() + _allowed_s([kept]))
         self._kept.pop(kept.spec.name, None)
         self._mux.forget(kept.spec.name)
         self._write_state()
@@ -203,3 +209,8 @@ class Supervisor:
 
     def _say(self, level: str, text: str) -> None:
         self._mux.say(OWN_NAME, LogLine(level, text))
+
+
+def _allowed_s(leaving: Sequence[Kept]) -> float:
+    """What the longest of those that leave together may take beyond the others."""
+    return max(each.spec.allowance.stop_ms for each in leaving) / 1_000

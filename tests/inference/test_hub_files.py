@@ -12,9 +12,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from inference.hub_files import read_model_folder
 from inference.model_files import ModelFilesError
-from inference.models import model_folder
+from inference.models import configured_model, model_folder
 from inference.template import START, ChatTemplate
 from inference.tokenizer import Tokenizer
+from services.config import load_settings
 from tests.inference.items import item
 
 SPECIAL = ["<s>", "</s>", "<|turn|>"]
@@ -122,6 +123,23 @@ def test_a_reply_must_end_somewhere(tmp_path: Path) -> None:
 def test_what_is_neither_a_folder_nor_a_name_is_refused(model: str) -> None:
     with pytest.raises(ModelFilesError, match="expected a model's folder"):
         model_folder(model)
+
+
+def test_a_model_of_the_hub_has_its_name_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept, commit = tmp_path / "models--us--small", "0" * 40
+    (kept / "snapshots").mkdir(parents=True)
+    folder = write(kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit, encoding="utf-8")
+    for model, name in {"us/small": "us/small", str(folder): commit}.items():
+        settings = load_settings(
+            inference={"engine": "vllm", "cache_dir": tmp_path / "cache"},
+            vllm={"model": model},
+            mesh={"home": tmp_path},
+        )
+        assert configured_model(settings).name == name
 
 
 def test_a_name_that_no_cache_has_is_refused_without_a_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

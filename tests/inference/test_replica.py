@@ -266,6 +266,20 @@ async def test_counts_are_what_an_item_adds_to_a_window(replica: Replica) -> Non
     assert counted.tokenizer == model.tokenizer
 
 
+async def test_the_model_that_embeds_counts_each_text_alone(replica: Replica) -> None:
+    model = await replica.stub.GetModel(contract.GetModelRequest())
+    items = [item("Hi", sequence=1), item("日本語 " * 50, kind=DOCUMENT, author="a.txt", sequence=2), reply("")]
+    counted = await replica.stub.CountTokens(contract.CountTokensRequest(items=items, model=model.embedding_model))
+    texts = [each.text for each in items[:2]]
+    embedded = [await replica.stub.Embed(contract.EmbedRequest(texts=[text])) for text in texts]
+    assert list(counted.tokens) == [*(each.tokens for each in embedded), 0]
+    assert all(each.model == model.embedding_model for each in embedded)
+    plain = await replica.stub.CountTokens(contract.CountTokensRequest(items=items))
+    named = await replica.stub.CountTokens(contract.CountTokensRequest(items=items, model=model.name))
+    assert plain == named != counted
+    assert plain.tokenizer != counted.tokenizer
+
+
 async def test_vectors_are_unit_and_alike_for_like_texts(replica: Replica) -> None:
     texts = ["a cat sat on the mat", "the cat is on a rug", "interest rates rose", "x" * 65_536, "\x00"]
     answer = await replica.stub.Embed(contract.EmbedRequest(texts=texts))
@@ -279,8 +293,15 @@ async def test_what_is_not_served_or_not_said_is_named(replica: Replica) -> None
     request = contract.GenerateRequest(tenant="t", session="s", manifest=manifest(conversation(0)), model="gpt")
     error = await error_of(replica.stub.Generate(request).read())
     assert error.reason == errors_pb2.ERROR_REASON_MODEL_NOT_FOUND
-    error = await error_of(replica.stub.Embed(contract.EmbedRequest(texts=["x"], model="gpt")))
+    model = await replica.stub.GetModel(contract.GetModelRequest())
+    for wanted in ("gpt", model.name):
+        error = await error_of(replica.stub.Embed(contract.EmbedRequest(texts=["x"], model=wanted)))
+        assert error.reason == errors_pb2.ERROR_REASON_MODEL_NOT_FOUND
+        assert repr(model.embedding_model) in error.message
+    error = await error_of(replica.stub.CountTokens(contract.CountTokensRequest(items=[item("Hi")], model="gpt")))
     assert error.reason == errors_pb2.ERROR_REASON_MODEL_NOT_FOUND
+    assert repr(model.name) in error.message
+    assert repr(model.embedding_model) in error.message
     error = await error_of(replica.generate(window_pb2.Manifest()))
     assert error.fields[0].field == "manifest.end"
     error = await error_of(replica.stub.Embed(contract.EmbedRequest()))

@@ -47,6 +47,24 @@ def test_turns_too_far_apart_do_not_make_a_session_hot() -> None:
         residents.end(turn, None, now_s)
 
 
+def test_a_session_idles_from_the_end_of_its_turn_however_long_that_took() -> None:
+    residents = Residents(ROOMY)
+    first = residents.begin(ask("a"), 0.0)
+    residents.end(first, None, 100.0)
+    turn = residents.begin(ask("a"), 160.0)
+    assert turn.place is Place.OPENED
+    residents.end(turn, None, 300.0)
+    assert residents.begin(ask("a"), 361.0).place is Place.ALONE
+
+
+def test_a_session_forgotten_in_its_turn_is_not_seen_by_its_end() -> None:
+    residents = Residents(ROOMY)
+    turn = residents.begin(ask("a"), 0.0)
+    residents.forget("a")
+    residents.end(turn, None, 1.0)
+    assert residents.begin(ask("a"), 2.0).place is Place.ALONE
+
+
 def test_a_short_window_a_nameless_session_and_a_turn_of_its_own_kind_are_served_alone() -> None:
     residents = Residents(ROOMY)
     for each in (ask("a", 99), ask(""), ask("b", lasting=False)):
@@ -191,10 +209,16 @@ class Engine(RuleBasedStateMachine):
         self.close(tuple(each for each in turn.leaving if each == session))
         others = self.close(tuple(each for each in turn.leaving if each != session))
         assert others == sorted(others)
+        bounds = self.residents.bounds
+        seen_s = self.seen.get(session)
+        hot = bool(session) and seen_s is not None and self.now_s - seen_s <= bounds.idle_s
         if turn.place is Place.OPENED:
-            assert prompt_tokens >= self.residents.bounds.tokens_min
-            assert self.now_s - self.seen[session] <= self.residents.bounds.idle_s
+            assert prompt_tokens >= bounds.tokens_min
+            assert hot
             assert session not in self.open
+        # Whoever is parked leaves for one that is hot, if the engine and the budgets have room for it alone.
+        elif lasting and hot and prompt_tokens >= bounds.tokens_min and turn.tokens <= bounds.tokens_max:
+            assert turn.place is Place.RESUMED or set(self.open) - set(self.idle)
         if turn.place is not Place.ALONE:
             assert lasting
             self.open[session] = prompt_tokens + output_tokens_max
@@ -218,6 +242,8 @@ class Engine(RuleBasedStateMachine):
             del self.open[turn.session]
         if turn.place is not Place.ALONE:
             self.forgotten.discard(turn.session)
+        if turn.session in self.seen:
+            self.seen[turn.session] = self.now_s
 
     @rule(session=st.sampled_from(["a", "b"]))
     def forget(self, session: str) -> None:

@@ -10,14 +10,15 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from inference.engines.vllm_args import (
+    EMBEDDING,
+    GENERATING,
     Load,
     Machine,
+    embedding_arguments,
     engine_arguments,
     environment,
-    explain,
-    refuse_small_cache,
-    refuse_unknown,
 )
+from inference.engines.vllm_refusals import explain, refuse_small_cache, refuse_unknown
 from services.config import ConfigError, InferenceSettings, VllmSettings
 
 CPU = Machine(is_cpu=True, cores_count=2)
@@ -84,6 +85,54 @@ def test_adapters_are_asked_for_only_where_there_are_any() -> None:
     assert (made["max_loras"], made["max_cpu_loras"], made["max_lora_rank"]) == (7, 7, 8), "one place stays empty"
 
 
+def adapters(*names: str) -> dict[str, Path]:
+    return {name: Path(f"/adapters/{name}") for name in names}
+
+
+def test_a_place_for_adapters_stays_empty_on_a_cpu() -> None:
+    for places in (1, 2):
+        vllm = VllmSettings(adapters=adapters("a", "b"), engine_args={"max_loras": places})
+        expected = rf"^vllm.engine_args.max_loras: got {places} for the 2 of vllm.adapters; expected 3 or more on a CPU"
+        with pytest.raises(ConfigError, match=expected):
+            arguments(CPU, vllm)
+        assert (arguments(GPU, vllm)["max_loras"], arguments(GPU, vllm)["max_cpu_loras"]) == (places, 2)
+    vllm = VllmSettings(adapters=adapters("a", "b"), engine_args={"max_loras": 5})
+    for machine in (CPU, GPU):
+        assert (arguments(machine, vllm)["max_loras"], arguments(machine, vllm)["max_cpu_loras"]) == (5, 5)
+
+
+def test_adapters_have_names_that_can_be_asked_for() -> None:
+    for name in ("", "a,b", "a\nb", "a\x00", "\ud800", "x" * 257, "é" * 129):
+        with pytest.raises(ValidationError, match="cannot be asked for as a model; expected a name of 1 to 256 bytes"):
+            VllmSettings(adapters=adapters(name))
+    VllmSettings(adapters=adapters("org/legal-v1.2", "日本語", "x" * 256))
+    with pytest.raises(ConfigError, match=r"^vllm.adapters.one: is the name of the model itself"):
+        arguments(CPU, VllmSettings(adapters=adapters("one")))
+
+
+def vectors(machine: Machine, load: Load = LOAD, **vllm: Any) -> dict[str, Any]:
+    return embedding_arguments(InferenceSettings(context_tokens_max=999), VllmSettings(**vllm), machine, load)
+
+
+def test_a_model_for_vectors_pools_as_it_says_or_by_the_mean() -> None:
+    for machine in (CPU, GPU):
+        made = vectors(machine, embedding_texts_concurrent_max=9, engine_args={"dtype": "float32"})
+        assert (made["runner"], made["max_num_seqs"], made["enable_prefix_caching"]) == ("pooling", 9, False)
+        assert not made.keys() & {"pooler_config", "max_model_len", "dtype", "scheduling_policy"}
+    silent = Load("/models/one", "one", is_silent=True)
+    assert vectors(GPU, silent)["pooler_config"] == {"pooling_type": "MEAN"}
+    last = {"pooling_type": "LAST"}
+    assert vectors(GPU, silent, embedding_args={"pooler_config": last})["pooler_config"] == last
+
+
+def test_a_model_for_vectors_has_a_cpu_as_one_that_generates_has_it() -> None:
+    made = vectors(CPU)
+    assert (made["enforce_eager"], made["distributed_executor_backend"]) == (True, "uni")
+    assert made["kv_cache_memory_bytes"] == 1 << 30
+    assert not vectors(GPU).keys() & {"enforce_eager", "distributed_executor_backend", "kv_cache_memory_bytes"}
+    assert "kv_cache_memory_bytes" not in vectors(CPU, embedding_args={"gpu_memory_utilization": 0.2})
+
+
 def test_the_environment_of_a_cpu_and_of_a_gpu() -> None:
     both = {"VLLM_WORKER_MULTIPROC_METHOD", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"}
     assert set(environment(InferenceSettings(), arguments(GPU), GPU)) == both
@@ -96,14 +145,22 @@ def test_the_environment_of_a_cpu_and_of_a_gpu() -> None:
 
 
 def test_unknown_arguments_are_told_all_at_once_with_the_nearest_names() -> None:
+    known = ["max_num_seqs", "dtype", "model"]
+    given = {"max-num-seq": 1, "zzz": 1, "model": "x", "dtype": "auto"}
     with pytest.raises(ConfigError) as caught:
-        refuse_unknown(["max-num-seq", "zzz", "model", "dtype"], ["max_num_seqs", "dtype", "model"])
+        refuse_unknown(GENERATING, VllmSettings(engine_args=given), known)
     assert str(caught.value).splitlines() == [
         "vllm.engine_args.max-num-seq: vLLM has no such argument; did you mean 'max_num_seqs'?",
         "vllm.engine_args.zzz: vLLM has no such argument; expected a field of vLLM's AsyncEngineArgs",
         "vllm.engine_args.model: is set elsewhere; expected it as vllm.model",
     ]
-    refuse_unknown(["dtype"], ["dtype"])
+    refuse_unknown(GENERATING, VllmSettings(engine_args={"dtype": "auto"}, embedding_args=given), known)
+    with pytest.raises(ConfigError) as caught:
+        refuse_unknown(EMBEDDING, VllmSettings(embedding_args={"zzz": 1, "model": "x"}), known)
+    assert str(caught.value).splitlines() == [
+        "vllm.embedding_args.zzz: vLLM has no such argument; expected a field of vLLM's AsyncEngineArgs",
+        "vllm.embedding_args.model: is set elsewhere; expected it as vllm.embedding_model",
+    ]
 
 
 @dataclass
@@ -131,17 +188,17 @@ def refusal(**values: Any) -> ValidationError:
 
 def test_a_value_that_vllm_refuses_is_named_by_its_key_with_vllms_own_words() -> None:
     vllm = VllmSettings(engine_args={"dtype": "float99", "scheduling_policy": "lifo"})
-    told = str(explain(refusal(dtype="float99"), vllm))
+    told = str(explain(refusal(dtype="float99"), GENERATING, vllm))
     assert told.startswith(
         "vllm.engine_args.dtype: got 'float99': Input should be 'auto' or 'float32'; or: Input should"
     )
     assert len(told.splitlines()) == 1
-    told = str(explain(refusal(policy="lifo"), vllm))
+    told = str(explain(refusal(policy="lifo"), GENERATING, vllm))
     assert told == "vllm.engine_args.scheduling_policy: got 'lifo': Input should be 'fcfs' or 'priority'"
 
 
 def test_a_value_of_ours_is_named_by_the_setting_that_it_came_from() -> None:
-    told = str(explain(refusal(max_num_seqs=0, max_model_len=11), VllmSettings()))
+    told = str(explain(refusal(max_num_seqs=0, max_model_len=11), GENERATING, VllmSettings()))
     assert told.splitlines() == [
         "inference.requests_running_max: got 0: Input should be greater than or equal to 1",
         "inference.context_tokens_max: got 11: max_model_len (11) is greater than 10",
@@ -150,14 +207,20 @@ def test_a_value_of_ours_is_named_by_the_setting_that_it_came_from() -> None:
 
 def test_an_error_without_a_field_is_told_by_the_arguments_that_it_names() -> None:
     vllm = VllmSettings(engine_args={"quantization": "fp8"})
-    told = str(explain(ValueError("max_model_len does not go\nwith quantization"), vllm))
+    told = str(explain(ValueError("max_model_len does not go\nwith quantization"), GENERATING, vllm))
     assert told == (
         "inference.context_tokens_max, vllm.engine_args.quantization: max_model_len does not go with quantization"
     )
-    assert str(explain(OSError("no such thing"), vllm)) == "vllm.engine_args: no such thing"
+    assert str(explain(OSError("no such thing"), GENERATING, vllm)) == "vllm.engine_args: no such thing"
+    told = str(explain(ValueError("max_num_seqs and dtype"), EMBEDDING, VllmSettings(embedding_args={"dtype": 1})))
+    assert told.startswith("vllm.embedding_texts_concurrent_max, vllm.embedding_args.dtype: ")
 
 
 def test_a_cache_too_small_for_one_context_is_refused_before_anything_starts() -> None:
-    refuse_small_cache(available_bytes=1_000, token_bytes=10, context_tokens=100)
+    vllm = VllmSettings(embedding_args={"kv_cache_memory_bytes": 1 << 30})
+    refuse_small_cache(GENERATING, vllm, available_bytes=1_000, token_bytes=10, context_tokens=100)
     with pytest.raises(ConfigError, match=r"^inference.kv_cache_gib: 1.00 GiB hold 1048576 tokens .* 2.00 GiB for the"):
-        refuse_small_cache(available_bytes=1 << 30, token_bytes=1 << 10, context_tokens=1 << 21)
+        refuse_small_cache(GENERATING, vllm, available_bytes=1 << 30, token_bytes=1 << 10, context_tokens=1 << 21)
+    expected = r"^vllm.embedding_args.kv_cache_memory_bytes: .* or a smaller vllm.embedding_args.max_model_len$"
+    with pytest.raises(ConfigError, match=expected):
+        refuse_small_cache(EMBEDDING, vllm, available_bytes=1 << 30, token_bytes=1 << 10, context_tokens=1 << 21)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,6 +66,23 @@ def test_an_engine_is_stuck_when_its_steps_stand_still_for_all_that_time_with_re
         stalled = 0 if has_stepped else stalled + (is_awaited and was_awaited)
         was_awaited = is_awaited
         assert judge.look(now_s, steps, is_awaited=is_awaited) == (stalled >= STALL_S / LOOK_S)
+
+
+@given(st.lists(st.tuples(st.booleans(), MOSTLY), max_size=60))
+def test_an_engine_that_loads_has_as_long_as_a_start_may_take(looks: list[tuple[bool, bool]]) -> None:
+    judge, now_s = StallJudge(settings(engine_start_ms_max=int(3 * STALL_S * 1000))), 0.0
+    stalled, before = 0, (False, False)
+    judge.look(now_s, 7, is_awaited=False)
+    for is_awaited, is_loading in looks:
+        now_s += LOOK_S
+        was_awaited, was_loading = before
+        if is_loading != was_loading:
+            stalled = 0
+        else:
+            stalled += is_loading or (is_awaited and was_awaited)
+        before = (is_awaited, is_loading)
+        limit = (3 if is_loading else 1) * STALL_S / LOOK_S
+        assert judge.look(now_s, 7, is_awaited=is_awaited, is_loading=is_loading) == (stalled >= limit)
 
 
 def test_callers_who_come_and_go_do_not_hide_a_stuck_engine() -> None:
@@ -127,6 +145,7 @@ class StuckEngine:
     adapters: tuple[str, ...] = ()
     samples: frozenset[str] = frozenset()
     running = 0
+    is_loading = False
 
     def __init__(self, starts_until_well: int = 1, failing_starts: int = 0) -> None:
         self.steps = 0
@@ -139,6 +158,7 @@ class StuckEngine:
         self.starts += 1
         if self.starts <= self._failing_starts:
             raise OSError("no memory")
+        self.is_loading = False
 
     async def stop(self) -> None:
         self.stops += 1
@@ -147,7 +167,7 @@ class StuckEngine:
         return 0
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
-        if self.starts < self._starts_until_well:
+        if self.is_loading or self.starts < self._starts_until_well:
             await asyncio.Event().wait()
         self.steps += 1
         yield EngineOutput((1,))
@@ -207,6 +227,31 @@ async def test_a_stuck_engine_is_started_again_after_its_requests_are_put_out() 
         assert seen == [State.STARTING, State.READY]
         assert await under.ask() == EngineOutput((1,))
         under.dog.check()
+
+
+async def test_an_engine_that_loads_is_passed_over_and_left_alone_until_a_start_takes_too_long() -> None:
+    engine = StuckEngine()
+    engine.is_loading = True
+    async with watched(engine, engine_start_ms_max=1_000) as under:
+        seen = list[State]()
+        under.standing.watch(seen.append)
+        began_s = time.monotonic()
+        await eventually(lambda: under.standing.state is State.STARTING)
+        error = await error_of(under.ask())
+        assert error.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+        assert time.monotonic() - began_s > 0.8, "not after the 200 ms that an engine may stand still"
+        await eventually(lambda: under.standing.state is State.READY)
+        assert (engine.starts, under.restarts, seen) == (1, 1, [State.STARTING, State.READY])
+
+
+async def test_an_engine_that_has_loaded_is_shown_again() -> None:
+    engine = StuckEngine()
+    engine.is_loading = True
+    async with watched(engine) as under:
+        await eventually(lambda: under.standing.state is State.STARTING)
+        engine.is_loading = False
+        await eventually(lambda: under.standing.state is State.READY)
+        assert (engine.starts, under.restarts) == (0, 0)
 
 
 @pytest.mark.parametrize("failing_starts", [0, 9])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 
@@ -14,7 +15,7 @@ from services.supervisor import valkey
 from services.supervisor.errors import SupervisorError
 from services.supervisor.home import Home
 from services.supervisor.local import held_home, run_mesh
-from services.supervisor.plan import START_ROOMS, Plan, Probe, ProcessSpec, RoomPlan, child_environment
+from services.supervisor.plan import START_ROOMS, Allowance, Plan, Probe, ProcessSpec, RoomPlan, child_environment
 from services.supervisor.ports import Address, free_ports
 from services.supervisor.state import MeshState
 from services.supervisor.supervisor import Supervisor
@@ -24,8 +25,8 @@ HOST = "127.0.0.1"
 TINY_ROOM = (sys.executable, "-m", "tests.supervisor.tiny_room")
 
 
-def small_plan(home: Home, settings: Settings, extra: Sequence[str] = ()) -> Plan:
-    """Valkey, then `tiny-0` and `tiny-1`; `extra` is added to the command of `tiny-1`."""
+def small_plan(home: Home, settings: Settings, extra: Sequence[str] = (), allowance: Allowance | None = None) -> Plan:
+    """Valkey, then `tiny-0` and `tiny-1`; `extra` is added to the command of `tiny-1`, the allowance is for both."""
     count = valkey.ports_count(valkey.mode_of(settings.supervisor.valkey))
     *valkey_ports, first, second = free_ports(HOST, count + 2, 20_000, 32_000, SystemRandom())
     environment = child_environment(os.environ, str(home.settings))
@@ -33,6 +34,8 @@ def small_plan(home: Home, settings: Settings, extra: Sequence[str] = ()) -> Pla
     home.settings.write_text(settings.model_copy(update={"valkey": store.settings}).model_dump_json())
     addresses = [Address(HOST, first), Address(HOST, second)]
     tiny = [tiny_spec(home, index, address, extra if index else ()) for index, address in enumerate(addresses)]
+    if allowance is not None:
+        tiny = [replace(each, allowance=allowance) for each in tiny]
     rooms = RoomPlan(sys.executable, environment)
     return Plan((*store.processes, *tiny), grpc=addresses[0], http=addresses[1], valkey=store, rooms=rooms)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.config import ValkeySettings
 from services.supervisor.plan import (
+    Allowance,
     Plan,
     RoomPlan,
     ValkeyMode,
@@ -60,6 +61,13 @@ def test_one_more_shard_is_like_the_others() -> None:
     assert added.name == "context-store-2"
     assert added.argv[-4:] == ("--member", "context-store-2", "--listen", "127.0.0.1:29999")
     assert replace(added, name=like.name, argv=like.argv, address=like.address) == like
+
+
+def test_every_process_of_a_room_has_what_the_room_is_allowed() -> None:
+    allowance = Allowance(1, 2, "vllm")
+    rooms_plan = RoomPlan("/bin/python", {}, {"inference": allowance})
+    made = {room: rooms_plan.spec(room, 1, GATEWAY_GRPC).allowance for room in ("inference", "context_store")}
+    assert made == {"inference": allowance, "context_store": Allowance()}
 
 
 def test_valkey_is_first_to_come_and_last_to_go() -> None:

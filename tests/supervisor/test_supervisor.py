@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from services.supervisor import probe
 from services.supervisor.errors import StartFailed
 from services.supervisor.home import Home
 from services.supervisor.local import held_home, run_mesh
-from services.supervisor.plan import Probe
+from services.supervisor.plan import Allowance, Probe
 from services.supervisor.ports import Address
 from services.supervisor.state import MeshState, ProcessPhase
 from services.supervisor.supervisor import Supervisor
 from tests.supervisor.conftest import STOP_S_MAX, SmallMesh, gone
 from tests.supervisor.small_mesh import small_plan
 from tests.support.eventually import eventually
+
+# Beyond the least that the supervisor gives a start and the stages of a stop.
+SLOW = ("--slow", "1500")
 
 
 def test_a_second_start_on_the_same_home_is_refused(mesh: SmallMesh) -> None:
@@ -142,6 +146,34 @@ async def test_a_process_that_will_not_stop_is_killed_in_time(tmp_path: Path) ->
 
     assert gone(seen[0].processes)
     assert "tiny-0 did not stop in time and is killed" in Home(tmp_path).log.read_text()
+
+
+async def test_what_a_process_is_allowed_comes_on_top_of_the_supervisors_own_bounds(tmp_path: Path) -> None:
+    settings = load_settings(mesh={"home": tmp_path}, supervisor={"start_ms_max": 1_000, "drain_ms_max": 0})
+    allowance = Allowance(start_ms=60_000, stop_ms=60_000, section="tiny")
+    served: list[MeshState] = []
+
+    async def serve(state: MeshState) -> None:
+        served.append(state)
+
+    with held_home(settings) as (home, mux):
+        plan = small_plan(home, settings, SLOW, allowance)
+        await run_mesh(Supervisor(plan, home, settings.supervisor, mux), serve)
+
+    assert gone(served[0].processes)
+    assert "tiny-1 did not stop in time" not in Home(tmp_path).log.read_text()
+
+
+async def test_who_is_not_ready_in_time_is_named_with_the_keys_of_that_time(tmp_path: Path) -> None:
+    settings = load_settings(mesh={"home": tmp_path}, supervisor={"start_ms_max": 1_000})
+    for allowance, text in (
+        (Allowance(), "1000 ms (supervisor.start_ms_max)"),
+        (Allowance(500, 0, "tiny"), "1500 ms (supervisor.start_ms_max + tiny.start_ms_max)"),
+    ):
+        with held_home(settings) as (home, mux):
+            plan = small_plan(home, settings, ("--slow", "600000"), allowance)
+            with pytest.raises(StartFailed, match=re.escape(f"was not ready after {text}")):
+                await run_mesh(Supervisor(plan, home, settings.supervisor, mux), _unreachable)
 
 
 async def _unreachable(_: MeshState) -> None:

@@ -39,14 +39,24 @@ def until(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
 
 
 class ProcessMesh:
-    """One home and the `isthmus up` on it, with the scripted engine, on two addresses of its own."""
+    """One home and the `isthmus up` on it, with the scripted engine, on two addresses of its own.
 
-    def __init__(self, home: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+    `wait_s_max` is how long it, or a process of it, may take to start.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        wait_s_max: float = _START_S_MAX,
+    ) -> None:
         self._home = Home(home)
+        self._wait_s_max = wait_s_max
         command = [str(Path(sys.executable).with_name("isthmus")), "up", "--home", str(home), "--engine", "scripted"]
         # The same addresses after every start, so that clients find the mesh again.
-        self.grpc, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        self._command = [*command, "--http", http, "--grpc", self.grpc, *flags]
+        self.grpc, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self._command = [*command, "--http", self.http, "--grpc", self.grpc, *flags]
         self._environment = {**os.environ, **(environment or {})}
         self._up: subprocess.Popen[bytes] | None = None
 
@@ -65,19 +75,19 @@ class ProcessMesh:
     def start(self) -> None:
         """Starts the mesh and waits until all of it is ready."""
         self._up = subprocess.Popen(self._command, env=self._environment, stdout=subprocess.DEVNULL)
-        until(self._is_ready, _START_S_MAX, "all processes ready")
+        until(self._is_ready, self._wait_s_max, "all processes ready")
 
-    def stop(self) -> None:
-        """A clean stop; kills what does not end in time."""
+    def stop(self) -> int:
+        """A clean stop, and the exit code; kills what does not end in time."""
         if self._up is None:
-            return
-        self._up.send_signal(signal.SIGTERM)
+            return 0
+        up, self._up = self._up, None
+        up.send_signal(signal.SIGTERM)
         try:
-            self._up.wait(_STOP_S_MAX)
+            return up.wait(_STOP_S_MAX)
         finally:
-            self._up.kill()
-            self._up.wait()
-            self._up = None
+            up.kill()
+            up.wait()
 
     def process(self, name: str) -> ProcessState:
         """A process by its name in mesh.json, such as `gateway-0`, `valkey` or `valkey-3`."""
@@ -101,7 +111,7 @@ class ProcessMesh:
             self._up.wait(_STOP_S_MAX)
             self.start()
         else:
-            until(self._is_ready, _START_S_MAX, f"{victim} ready again")
+            until(self._is_ready, self._wait_s_max, f"{victim} ready again")
 
     def _is_ready(self) -> bool:
         ended = None if self._up is None else self._up.poll()

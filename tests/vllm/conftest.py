@@ -32,6 +32,14 @@ def vllm_environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def cores_are_shared() -> Iterator[None]:
+    """For a mesh's replicas: the threads that are set for the engines in this process would be the user's word."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS")
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model that comes along, converted for these tests."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 ENVIRONMENT: Final[Mapping[str, str]] = {
     # On a CPU the worker then shares the engine core's process, instead of being another one with all imports.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "OMP_NUM_THREADS": "2",
+    # Two threads for a small model wait for each other, and on a machine with other work for most of the time.
+    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -42,6 +43,8 @@ async def engine(folder: Path, **arguments: Any) -> AsyncIterator[AsyncLLM]:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from inference.engines.vllm_loading import end
+
     settings: dict[str, Any] = {
         "model": str(folder),
         "dtype": "float32",
@@ -57,7 +60,7 @@ async def engine(folder: Path, **arguments: Any) -> AsyncIterator[AsyncLLM]:
     try:
         yield llm
     finally:
-        await asyncio.to_thread(llm.shutdown, _STOP_S)
+        await end(llm, _STOP_S)
 
 
 def sampling(**settings: Any) -> SamplingParams:

@@ -184,7 +184,7 @@ async def test_wrong_arguments_are_told_before_anything_starts(tmp_path: Path) -
         r"^vllm.engine_args.dtype: got 'float99': Input should be 'auto', .*$": VllmSettings(
             engine_args={"dtype": "float99"}
         ),
-        r"^inference.kv_cache_gib: 0.00 GiB hold .* for the 8192 of one context": VllmSettings(
+        r"^vllm.engine_args.kv_cache_memory_bytes: 0.00 GiB hold .* for the 8192 of one context": VllmSettings(
             engine_args={"kv_cache_memory_bytes": 1 << 20}
         ),
         r"^vllm.adapters.gone: .*adapter_config.json": VllmSettings(adapters={"gone": tmp_path}),
@@ -221,3 +221,13 @@ async def test_stopping_fails_what_runs_and_leaves_no_process(asked: Asker) -> N
             [_ async for _ in outputs]
     assert caught.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
     assert multiprocessing.active_children() == []
+
+
+async def test_a_start_that_takes_too_long_is_given_up_and_leaves_no_process() -> None:
+    engine = VllmEngine(context(VllmSettings(start_ms_max=1_000)))
+    async with asyncio.timeout(60):
+        with pytest.raises(IsthmusError, match=r"vLLM was not ready in vllm\.start_ms_max, 1000 ms") as caught:
+            await engine.start()
+    assert caught.value.reason == errors_pb2.ERROR_REASON_ENGINE_FAILED
+    assert multiprocessing.active_children() == []
+    await engine.stop()

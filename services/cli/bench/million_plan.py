@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from services.cli.bench.timed import TimedTurn
-from services.cli.engines import START_MS_MAX, STOP_MS_MAX, VLLM
+from services.cli.engines import VLLM
 from services.ring import Ring
 from services.router import session_key
 
@@ -49,7 +49,6 @@ class MillionPlan:
         cache: dict[str, object] = {"kv_cache_gib": _KV_CACHE_GIB} if self.model is None else {}
         return {
             "mesh": {"replicas": REPLICAS, "shards": 1},
-            "supervisor": {"start_ms_max": START_MS_MAX, "drain_ms_max": STOP_MS_MAX},
             "inference": {"engine": VLLM, **cache},
             "store": {"segment_tokens": _SEGMENT_TOKENS},
             # However slow the machine is: what is open stays open until it is asked again.

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from services.cli.bench.text import delta, text
 from services.cli.bench.timed import TimedTurn
-from services.cli.engines import START_MS_MAX, STOP_MS_MAX, model_section
+from services.cli.engines import model_section
 
 REPLICAS: Final = 2
 # How much of the window's room the messages of a conversation fill: epochs begin when it is full, and each time that
@@ -70,7 +70,6 @@ class PrefixPlan:
         """The settings of its mesh."""
         return {
             "mesh": {"replicas": REPLICAS, "shards": 1},
-            "supervisor": {"start_ms_max": START_MS_MAX, "drain_ms_max": STOP_MS_MAX},
             "inference": {"engine": self.engine},
             # So that there are summaries by the time that an epoch ends.
             "store": {"segment_tokens": max(64, self.window_tokens // _SEGMENTS)},
