@@ -49,7 +49,8 @@ class MillionPlan:
         cache: dict[str, object] = {"kv_cache_gib": _KV_CACHE_GIB} if self.model is None else {}
         return {
             "mesh": {"replicas": REPLICAS, "shards": 1},
-            "inference": {"engine": VLLM, **cache},
+            # One turn at a time: whichever replica has it has all cores.
+            "inference": {"engine": VLLM, "threads_count": 0, **cache},
             "store": {"segment_tokens": _SEGMENT_TOKENS},
             # However slow the machine is: what is open stays open until it is asked again.
             "vllm": {"model": str(model), "resident_idle_ms": _IDLE_MS},

@@ -70,7 +70,8 @@ class PrefixPlan:
         """The settings of its mesh."""
         return {
             "mesh": {"replicas": REPLICAS, "shards": 1},
-            "inference": {"engine": self.engine},
+            # One turn at a time: whichever replica has it has all cores.
+            "inference": {"engine": self.engine, "threads_count": 0},
             # So that there are summaries by the time that an epoch ends.
             "store": {"segment_tokens": max(64, self.window_tokens // _SEGMENTS)},
             **model_section(self.engine, self.model),
