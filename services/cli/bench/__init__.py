@@ -165,7 +165,7 @@ def prefix(
         int,
         typer.Option(metavar="N", min=512, max=1_000_000, help="Tokens of its window, and of those that are timed."),
     ] = 6_000,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Windows that are timed cold.")] = 5,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Windows that are timed cold.")] = 3,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, max=1_000, help="Turns that follow on each of them.")] = 4,
     output_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4_096, help="The longest reply.")] = 24,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the texts and of where turns go.")] = 1,
