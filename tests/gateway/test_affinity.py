@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 from isthmus.errors.v1 import errors_pb2
@@ -63,6 +64,19 @@ async def calm(mesh: Mesh) -> None:
     await eventually(lambda: not any(member.load for member in mesh.view.ready(INFERENCE)), message="and known to be")
 
 
+async def known(mesh: Mesh, load: int) -> None:
+    """Waits until every replica has announced twice that they have so much to do together, and gateways have read it."""
+    for _ in range(2):
+        before = {member.id: member.heartbeat_ms for member in mesh.view.ready(INFERENCE)}
+        await eventually(partial(is_announced, mesh, load, before), message="the load is announced")
+
+
+def is_announced(mesh: Mesh, load: int, since: Mapping[str, int]) -> bool:
+    """Whether all replicas have had a heartbeat since, and together so much to do."""
+    members = mesh.view.ready(INFERENCE)
+    return sum(each.load for each in members) == load and all(each.heartbeat_ms > since[each.id] for each in members)
+
+
 async def test_a_session_spills_where_it_is_warm_and_returns_when_its_owner_is_calm(bending: Settings) -> None:
     async with running_mesh(bending, shards=1, replicas=3) as mesh, connected(mesh.grpc_target) as client:
         guest, *hosts = await of_one_replica(client, 4)
@@ -74,6 +88,8 @@ async def test_a_session_spills_where_it_is_warm_and_returns_when_its_owner_is_c
             assert (away.placement.reason, away.placement.owner) == (SPILLED, home)
             assert away.replica != home
             assert away.placement.missed_tokens > 0
+            # A heartbeat from while that turn ran would show a replica with more to do than it has.
+            await known(mesh, len(hosts))
             again = await brief_turn(client, guest)
             assert (again.replica, again.placement.reason) == (away.replica, SPILLED)
             assert again.placement.missed_tokens == 0
