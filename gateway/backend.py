@@ -25,6 +25,7 @@ from isthmus.session.v1 import (
 from gateway.bounds import check_messages
 from gateway.budget import divide
 from gateway.driven import DrivenTurns
+from gateway.embedding import Embedded, Embedding
 from gateway.forgetting import Forgetting
 from gateway.identity import messages_digest, new_id
 from gateway.relay import Relay
@@ -58,6 +59,7 @@ class Backend:
         self._replicas = replicas
         self._driven = driven
         self._forgetting = forgetting
+        self._embedding = Embedding(replicas, settings.gateway)
         self._settings = settings
         self._random_bytes = random_bytes
 
@@ -246,6 +248,10 @@ class Backend:
         return session_service_pb2.PreviewWindowResponse(
             window=window.report, tokens=window.tokens, tokens_max=window.tokens_max
         )
+
+    async def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Embedded:
+        """A unit vector for each text, by a model as `Embedding.embed` finds it."""
+        return await self._embedding.embed(texts, model, self._until(), dimensions)
 
     def models(self) -> list[str]:
         """Names of the models that some replica serves now, sorted."""

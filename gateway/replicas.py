@@ -104,9 +104,9 @@ class Replicas:
         return Replica(member.id, stub, ModelLimits.from_labels(member.labels).tokenizer, placed.choice)
 
     def is_other(self, model: str, full: Collection[str]) -> bool:
-        """Whether a replica is ready to serve the model besides those that are full."""
+        """Whether a replica is ready to serve the model, any for an empty one, besides those that are full."""
         ready = self._view.ready(INFERENCE)
-        return any(member.id not in full and model in models_of(member) for member in ready)
+        return any(member.id not in full and (not model or model in models_of(member)) for member in ready)
 
     def served(self, tenant: str, session: str, replica: Replica) -> None:
         """The replica has the session's window now."""

@@ -8,6 +8,8 @@ from typing import Final
 
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
+from gateway.access.gate import Gate, KeyGate, OpenGate
+from gateway.access.rpc import admitting
 from gateway.backend import Backend
 from gateway.driven import DrivenTurns
 from gateway.forgetting import Forgetting
@@ -16,7 +18,6 @@ from gateway.http.server import HttpServer
 from gateway.replicas import Replicas
 from gateway.service import SessionServicer
 from gateway.shards import Shards
-from gateway.tenancy import tenant_of
 from gateway.turns import TurnDriver
 from services import valkey
 from services.lifecycle import RoomContext, State
@@ -41,8 +42,12 @@ class GatewayRoom:
         self._context = context
         self._settings = context.settings
         self._server = GrpcServer(
-            context, message_bytes_max=context.settings.rpc.edge_message_bytes_max, finishing=[CANCEL_TURN]
+            context,
+            message_bytes_max=context.settings.rpc.edge_message_bytes_max,
+            finishing=[CANCEL_TURN],
+            admit=admitting(lambda: self._gate),
         )
+        self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
         self._http: HttpServer | None = None
         self._closing = AsyncExitStack()
 
@@ -61,6 +66,9 @@ class GatewayRoom:
         settings = self._settings
         connection = valkey.connect(settings.valkey)
         self._closing.push_async_callback(connection.aclose)
+        if settings.gateway.access.mode == "keys":
+            self._gate = KeyGate(connection, settings.gateway.access)
+        self._closing.callback(self._gate.close)
         channels = Channels(settings.rpc, self.name)
         self._closing.push_async_callback(channels.aclose)
         view = View(connection, settings.membership, rooms=(STORE, INFERENCE))
@@ -94,13 +102,13 @@ class GatewayRoom:
         self._closing.push_async_callback(turns.ended)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-            SessionServicer(backend, turns, tenant_of(settings.mesh)),
+            SessionServicer(backend, turns),
             session_service_pb2.DESCRIPTOR,
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
-            app = create_app(backend, turns, settings, self._context.lifecycle)
+            app = create_app(backend, turns, self._gate, settings, self._context.lifecycle)
             self._http = HttpServer(app, self._context.http_listen, settings)
             await self._http.start()
             self._closing.push_async_callback(self._stop_http, 0)

@@ -1,10 +1,17 @@
-"""Whose call it is."""
+"""Whose rpc it is: determined once, before it is served, for the task that serves it. HTTP has it in `Edge.tenant`."""
 
 from __future__ import annotations
 
-from services.config import MeshSettings
+from contextvars import ContextVar
+
+_tenant: ContextVar[str] = ContextVar("isthmus_tenant")
 
 
-def tenant_of(settings: MeshSettings) -> str:
-    """The tenant of a call. Every caller is without a credential, so it is the mesh's own."""
-    return settings.tenant_default
+def enter(tenant: str) -> None:
+    """Makes this the tenant of the rpc being served."""
+    _tenant.set(tenant)
+
+
+def tenant() -> str:
+    """The tenant of the rpc being served. LookupError where nobody has let it in: better none than a wrong one."""
+    return _tenant.get()

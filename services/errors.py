@@ -32,6 +32,8 @@ STATUS: Final[Mapping[Reason, grpc.StatusCode]] = {
     errors_pb2.ERROR_REASON_ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     errors_pb2.ERROR_REASON_ETAG_MISMATCH: grpc.StatusCode.ABORTED,
     errors_pb2.ERROR_REASON_REQUEST_ID_REUSED: grpc.StatusCode.INVALID_ARGUMENT,
+    errors_pb2.ERROR_REASON_UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    errors_pb2.ERROR_REASON_PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     errors_pb2.ERROR_REASON_TURN_IN_PROGRESS: grpc.StatusCode.ABORTED,
     errors_pb2.ERROR_REASON_LEASE_LOST: grpc.StatusCode.ABORTED,
     errors_pb2.ERROR_REASON_TURN_CANCELLED: grpc.StatusCode.CANCELLED,
@@ -71,6 +73,8 @@ RETRY_AFTER_MS_DEFAULT: Final[Mapping[Reason, int]] = {
 _HTTP: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.ALREADY_EXISTS: 409,
     grpc.StatusCode.ABORTED: 409,
@@ -85,6 +89,8 @@ _HTTP: Final[Mapping[grpc.StatusCode, int]] = {
 # What a status without our details means to the caller: it came from gRPC itself, or from a stranger.
 _BARE: Final[Mapping[grpc.StatusCode, Reason]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors_pb2.ERROR_REASON_INVALID_FIELD,
+    grpc.StatusCode.UNAUTHENTICATED: errors_pb2.ERROR_REASON_UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED: errors_pb2.ERROR_REASON_PERMISSION_DENIED,
     grpc.StatusCode.NOT_FOUND: errors_pb2.ERROR_REASON_NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors_pb2.ERROR_REASON_OVERLOADED,
     grpc.StatusCode.UNAVAILABLE: errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE,

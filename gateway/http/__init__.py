@@ -1,1 +1,1 @@
-"""The HTTP edge: OpenAI's Responses and Conversations over the mesh, so that its SDKs work by their base URL alone."""
+"""The HTTP edge: OpenAI's API over the mesh, so that its SDKs work by their base URL alone."""

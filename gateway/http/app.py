@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from litestar import Litestar
+from dataclasses import replace
+from typing import Any
+
+from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
+from gateway.access.gate import Gate
 from gateway.backend import Backend
-from gateway.http import conversations, health, metrics, models, responses
+from gateway.http import conversations, embeddings, health, metrics, models, responses
+from gateway.http.access import guarding
 from gateway.http.admission import Admitted
 from gateway.http.body import BoundedRequest, StrictBody
+from gateway.http.chat import completions
 from gateway.http.edge import Edge
 from gateway.http.errors import answer
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
-from gateway.tenancy import tenant_of
 from gateway.turns import TurnDriver
 from services.config import Settings
 from services.lifecycle import Lifecycle
@@ -37,6 +42,8 @@ _HANDLERS = [
     conversations.list_conversation_items,
     conversations.get_item,
     conversations.delete_item,
+    completions.create_chat_completion,
+    embeddings.create_embeddings,
     models.list_models,
     models.get_model,
     health.healthz,
@@ -44,20 +51,25 @@ _HANDLERS = [
 ]
 
 
-def create_app(backend: Backend, turns: TurnDriver, settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
+def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
     """The ASGI application of a gateway."""
     measures = HttpMetrics(turns.metrics.registry)
-    edge = Edge(backend, turns, settings.gateway, tenant_of(settings.mesh))
+    edge = Edge(backend, turns, settings.gateway, tenant="")
+
+    def edge_of(request: Request[Any, Any, Any]) -> Edge:
+        return replace(edge, tenant=request.state.tenant)
+
     litestar = Litestar(
         route_handlers=_HANDLERS,
         dependencies={
-            "edge": Provide(lambda: edge, sync_to_thread=False),
+            "edge": Provide(edge_of, sync_to_thread=False),
             "lifecycle": Provide(lambda: lifecycle, sync_to_thread=False),
             "measures": Provide(lambda: measures, sync_to_thread=False),
         },
         request_class=BoundedRequest,
         dto=StrictBody,
         return_dto=None,
+        guards=[guarding(gate)],
         before_request=refuse_unknown,
         exception_handlers={Exception: answer},
         state=State({"settings": settings.gateway}),

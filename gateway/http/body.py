@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,11 +28,16 @@ _EXPECTED = {
     "truncation": "auto or disabled",
     "status": "in_progress, completed or incomplete",
     "phase": "commentary or final_answer",
+    "encoding_format": "float or base64",
 }
 _ITEM = re.compile(r"(?:input|items)\[\d+\]")
 _PART = re.compile(r"(?:input|items)\[\d+\]\.content\[\d+\]")
+_CHAT_MESSAGE = re.compile(r"messages\[\d+\]")
+_CHAT_PART = re.compile(r"messages\[\d+\]\.content\[\d+\]")
 _ITEM_RULE = 'items are messages: {"type": "message", "role", "content"}'
 _PART_RULE = 'parts are texts: {"type": "input_text" or "output_text", "text"}'
+_CHAT_MESSAGE_RULE = 'messages are {"role", "content"}, and may have a "name"'
+_CHAT_PART_RULE = 'parts are texts: {"type": "text", "text"}'
 
 
 class BoundedRequest(Request[Any, Any, Any]):
@@ -121,7 +126,7 @@ def decode(body: bytes, shape: type[T]) -> T:
         raise _not_json(body, str(error)) from None
     except RecursionError:
         raise Refusal(400, "invalid_json", None, "the body nests more deeply than any parameter needs") from None
-    _refuse_unsupported(value)
+    refuse_unsupported(value, HARMLESS)
     return value
 
 
@@ -181,17 +186,26 @@ def _rule(path: str) -> str:
         return _PART_RULE
     if _ITEM.fullmatch(path):
         return _ITEM_RULE
+    if _CHAT_PART.fullmatch(path):
+        return _CHAT_PART_RULE
+    if _CHAT_MESSAGE.fullmatch(path):
+        return _CHAT_MESSAGE_RULE
     return "expected the parameters that /schema/openapi.json lists"
 
 
-def _refuse_unsupported(value: object) -> None:
-    for name, harmless in HARMLESS.items():
+def refuse_unsupported(value: object, parameters: Mapping[str, tuple[object, ...]]) -> None:
+    """Refusal by the name of one of these parameters that is there with none of the values that change nothing."""
+    for name, harmless in parameters.items():
         raw = getattr(value, name, None)
-        if isinstance(raw, msgspec.Raw) and bytes(raw) != b"null":
-            _refuse_unless(name, msgspec.json.decode(raw), harmless)
+        if isinstance(raw, msgspec.Raw):
+            refuse_unless(name, raw, harmless)
 
 
-def _refuse_unless(name: str, value: object, harmless: tuple[object, ...]) -> None:
+def refuse_unless(name: str, raw: msgspec.Raw, harmless: tuple[object, ...]) -> None:
+    """Refusal by this name, unless the value is null or one that changes nothing."""
+    if bytes(raw) == b"null":
+        return
+    value = msgspec.json.decode(raw)
     if isinstance(value, dict):
         value = {key: each for key, each in value.items() if each is not None}
     # 0 == False in Python, not in JSON.

@@ -14,7 +14,7 @@ from services.config import GatewaySettings
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The mesh as the HTTP edge sees it, for one tenant."""
+    """The mesh as the HTTP edge sees it, for one request: `tenant` is its caller's."""
 
     backend: Backend
     turns: TurnDriver

@@ -22,6 +22,8 @@ CLIENT_GONE = 499
 # What the OpenAPI document says of errors, instead of Litestar's own shape.
 ERRORS: Final = {
     400: ResponseSpec(ErrorBody, description="The request is wrong; `param` says where.", generate_examples=False),
+    401: ResponseSpec(ErrorBody, description="No API key, or none that is valid now.", generate_examples=False),
+    403: ResponseSpec(ErrorBody, description="The key lacks the scope that is named.", generate_examples=False),
     404: ResponseSpec(ErrorBody, description="What was named does not exist.", generate_examples=False),
     409: ResponseSpec(ErrorBody, description="Another turn is in progress; Retry-After.", generate_examples=False),
     503: ResponseSpec(ErrorBody, description="Not now; Retry-After.", generate_examples=False),
@@ -30,6 +32,8 @@ _log = structlog.get_logger(__name__)
 
 # Where the turn's own field goes by another name in OpenAI's request.
 _RENAMED = {"params.": "", "request_id": "Idempotency-Key"}
+# Where OpenAI has a code for what ours says.
+_CODES = {errors_pb2.ERROR_REASON_UNAUTHENTICATED: "invalid_api_key"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -62,10 +66,13 @@ class Problem:
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come again, in whole seconds for everybody, in milliseconds for OpenAI's SDKs; or that it is over."""
+        """When to come again, in seconds for everybody, in milliseconds for OpenAI's SDKs; or what else to know."""
         if self.status == HTTPStatus.REQUEST_TIMEOUT:
             # What may still come of that body is nobody's next request.
             return {"connection": "close"}
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            # RFC 9110 wants the scheme named.
+            return {"www-authenticate": "Bearer"}
         if self.retry_after_ms is None:
             return {}
         seconds = -(-self.retry_after_ms // 1000)
@@ -127,7 +134,7 @@ def _of_mesh(error: IsthmusError) -> Problem:
         status=http_status(error.reason),
         message=message,
         param=param or None,
-        code=reason_name(error.reason).lower(),
+        code=_CODES.get(error.reason) or reason_name(error.reason).lower(),
         retry_after_ms=error.retry_after_ms,
     )
 

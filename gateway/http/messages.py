@@ -16,7 +16,7 @@ METADATA_KEY_BYTES_MAX = 64
 METADATA_VALUE_BYTES_MAX = 512
 RESERVED_PREFIX = "isthmus."
 _HINT = "stream longer texts into the session as a document: `isthmus ingest FILE --session ID`"
-_ROLES = {
+ROLES_BY_NAME = {
     "system": message_pb2.ROLE_SYSTEM,
     "developer": message_pb2.ROLE_SYSTEM,
     "user": message_pb2.ROLE_USER,
@@ -66,20 +66,21 @@ def _check_label(key: str, value: str) -> None:
 def _of_item(item: Item, path: str) -> message_pb2.Message:
     """A message of an item; its text parts are joined by line breaks."""
     if isinstance(item.content, str):
-        return _message(f"{path}.content", _ROLES[item.role], item.content)
+        return _message(f"{path}.content", ROLES_BY_NAME[item.role], item.content)
     for index, part in enumerate(item.content):
-        _check_text(f"{path}.content[{index}].text", part.text)
-    return _message(f"{path}.content", _ROLES[item.role], "\n".join(part.text for part in item.content))
+        check_text(f"{path}.content[{index}].text", part.text)
+    return _message(f"{path}.content", ROLES_BY_NAME[item.role], "\n".join(part.text for part in item.content))
 
 
 def _message(path: str, role: message_pb2.Role.ValueType, text: str) -> message_pb2.Message:
     if not text:
         raise InvalidField(path, "is empty, expected a text")
-    _check_text(path, text)
+    check_text(path, text)
     return message_pb2.Message(role=role, text=text)
 
 
-def _check_text(path: str, text: str) -> None:
+def check_text(path: str, text: str) -> None:
+    """InvalidField on `path` for a text that is longer than the contract takes."""
     size = len(text.encode())
     if size > TEXT_BYTES_MAX:
         raise InvalidField(path, f"is {size} bytes of UTF-8, expected at most {TEXT_BYTES_MAX}; {_HINT}")

@@ -16,7 +16,7 @@ MESSAGES_COUNT_MAX = 256
 ITEMS_COUNT_MAX = 20
 
 
-def _null() -> Raw:
+def raw_null() -> Raw:
     """Left out is as null. A function, because Litestar's schema wants hashable defaults."""
     return Raw(b"null")
 
@@ -74,24 +74,24 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
-    access_programs: Raw = field(default_factory=_null)
-    background: Raw = field(default_factory=_null)
-    context_management: Raw = field(default_factory=_null)
-    image: Raw = field(default_factory=_null)
-    include: Raw = field(default_factory=_null)
-    max_tool_calls: Raw = field(default_factory=_null)
-    moderation: Raw = field(default_factory=_null)
-    parallel_tool_calls: Raw = field(default_factory=_null)
-    prompt: Raw = field(default_factory=_null)
-    prompt_cache_options: Raw = field(default_factory=_null)
-    prompt_cache_retention: Raw = field(default_factory=_null)
-    reasoning: Raw = field(default_factory=_null)
-    service_tier: Raw = field(default_factory=_null)
-    stream_options: Raw = field(default_factory=_null)
-    text: Raw = field(default_factory=_null)
-    tool_choice: Raw = field(default_factory=_null)
-    tools: Raw = field(default_factory=_null)
-    top_logprobs: Raw = field(default_factory=_null)
+    access_programs: Raw = field(default_factory=raw_null)
+    background: Raw = field(default_factory=raw_null)
+    context_management: Raw = field(default_factory=raw_null)
+    image: Raw = field(default_factory=raw_null)
+    include: Raw = field(default_factory=raw_null)
+    max_tool_calls: Raw = field(default_factory=raw_null)
+    moderation: Raw = field(default_factory=raw_null)
+    parallel_tool_calls: Raw = field(default_factory=raw_null)
+    prompt: Raw = field(default_factory=raw_null)
+    prompt_cache_options: Raw = field(default_factory=raw_null)
+    prompt_cache_retention: Raw = field(default_factory=raw_null)
+    reasoning: Raw = field(default_factory=raw_null)
+    service_tier: Raw = field(default_factory=raw_null)
+    stream_options: Raw = field(default_factory=raw_null)
+    text: Raw = field(default_factory=raw_null)
+    tool_choice: Raw = field(default_factory=raw_null)
+    tools: Raw = field(default_factory=raw_null)
+    top_logprobs: Raw = field(default_factory=raw_null)
 
 
 class CreateConversation(msgspec.Struct, forbid_unknown_fields=True):

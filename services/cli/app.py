@@ -6,11 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
+from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
+from services.cli.tenants_app import tenants_app
+
+if TYPE_CHECKING:
+    from services.cli.target import Target
 
 ENV_TRACEBACK: Final = "ISTHMUS_TRACEBACK"
 
@@ -31,22 +36,7 @@ shards_app = typer.Typer(
     help="List the shards of a running mesh, add or drain one; alone it lists.", invoke_without_command=True
 )
 app.add_typer(shards_app, name="shards")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-HomeOption = Annotated[
-    Path | None,
-    typer.Option("--home", metavar="DIR", help="The mesh's folder; ISTHMUS_HOME, else ~/.isthmus."),
-]
-GrpcOption = Annotated[
-    str | None,
-    typer.Option("--grpc", metavar="HOST:PORT", help="A gateway's gRPC address; ISTHMUS_GRPC, else the home's mesh."),
-]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML or JSON; ISTHMUS_CONFIG.")
-]
-SessionOption = Annotated[
-    str | None, typer.Option("--session", "-s", metavar="ID", help="The session; made if it does not exist.")
-]
+app.add_typer(tenants_app, name="tenants")
 
 
 @app.callback(invoke_without_command=True)
@@ -105,22 +95,27 @@ def ask(
     session: SessionOption = None,
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Run one turn and stream the reply. Without --session it begins a new one."""
     from services.cli.talk import ask
 
-    ask(" ".join(text), session, _target(grpc, home), as_json=as_json)
+    ask(" ".join(text), session, _target(grpc, home, api_key), as_json=as_json)
 
 
 @app.command()
 def chat(
-    session: SessionOption = None, home: HomeOption = None, grpc: GrpcOption = None, as_json: Json = False
+    session: SessionOption = None,
+    home: HomeOption = None,
+    grpc: GrpcOption = None,
+    api_key: KeyOption = None,
+    as_json: Json = False,
 ) -> None:
     """Talk on a session. Ctrl-C cancels a turn, Ctrl-D leaves."""
     from services.cli.talk import chat
 
-    chat(session, _target(grpc, home), as_json=as_json)
+    chat(session, _target(grpc, home, api_key), as_json=as_json)
 
 
 @app.command()
@@ -131,12 +126,13 @@ def ingest(
     ],
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Stream texts into a session. The same command again goes on where it was cut off."""
     from services.cli.ingest import ingest
 
-    ingest(files, session, _target(grpc, home), as_json=as_json)
+    ingest(files, session, _target(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.callback()
@@ -144,10 +140,11 @@ def sessions(
     context: typer.Context,
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        list_sessions(home=home, grpc=grpc, as_json=as_json)
+        list_sessions(home=home, grpc=grpc, api_key=api_key, as_json=as_json)
 
 
 @sessions_app.command("list")
@@ -159,12 +156,13 @@ def list_sessions(
     ] = "",
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """List sessions by id."""
     from services.cli.sessions import list_sessions
 
-    list_sessions(limit, after, filter_text, _target(grpc, home), as_json=as_json)
+    list_sessions(limit, after, filter_text, _target(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("show")
@@ -172,12 +170,13 @@ def show_session(
     session: Annotated[str, typer.Argument(metavar="ID")],
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Show a session, its last turns and the window that its next turn would start from."""
     from services.cli.sessions import show_session
 
-    show_session(session, _target(grpc, home), as_json=as_json)
+    show_session(session, _target(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("delete")
@@ -185,12 +184,13 @@ def delete_sessions(
     sessions: Annotated[list[str], typer.Argument(metavar="ID…")],
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Erase sessions with all they hold, and say what was erased where. There is no way back."""
     from services.cli.sessions import delete_sessions
 
-    delete_sessions(sessions, _target(grpc, home), as_json=as_json)
+    delete_sessions(sessions, _target(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("fork")
@@ -200,12 +200,13 @@ def fork_session(
     fork: Annotated[str, typer.Option("--as", metavar="NEW", help="The new session; the server chooses one.")] = "",
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a session that begins as another one was after a turn. The past is shared, not copied."""
     from services.cli.transfer import fork_session
 
-    fork_session(session, turn, fork, _target(grpc, home), as_json=as_json)
+    fork_session(session, turn, fork, _target(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("export")
@@ -217,6 +218,7 @@ def export_session(
     ] = None,
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Write a whole session as records: its log, turns and documents."""
@@ -225,7 +227,7 @@ def export_session(
 
     if form not in {each.value for each in Format}:
         raise typer.BadParameter(f"{form!r}; expected jsonl or protobuf", param_hint="--format")
-    export_session(session, Format(form), output, _target(grpc, home), as_json=as_json)
+    export_session(session, Format(form), output, _target(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("import")
@@ -234,12 +236,13 @@ def import_session(
     session: Annotated[str, typer.Option("--as", metavar="ID", help="The session; the exported one's id.")] = "",
     home: HomeOption = None,
     grpc: GrpcOption = None,
+    api_key: KeyOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a session of an export's records, in either format."""
     from services.cli.transfer import import_session
 
-    import_session(file, session, _target(grpc, home), as_json=as_json)
+    import_session(file, session, _target(grpc, home, api_key), as_json=as_json)
 
 
 @shards_app.callback()
@@ -355,7 +358,7 @@ def _explained(error: Exception) -> CliError:
     )
 
 
-def _target(grpc: str | None, home: Path | None) -> str:
-    from services.cli.target import grpc_target
+def _target(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
+    from services.cli.target import target
 
-    return grpc_target(grpc, home)
+    return target(grpc, home, api_key)

@@ -22,6 +22,7 @@ from isthmus.session.v1 import (
     turn_pb2,
 )
 
+from services.cli.bearer import Bearer
 from services.errors import IsthmusError, from_rpc_error
 
 UNARY_S_MAX: Final = 30.0
@@ -59,9 +60,12 @@ class Patience:
 
 
 class Client:
-    """One gateway. Errors are `IsthmusError`; calls that are safe to repeat are, while waiting helps."""
+    """One gateway. Errors are `IsthmusError`; calls that are safe to repeat are, while waiting helps.
 
-    def __init__(self, target: str, patience_ms: int = PATIENCE_MS) -> None:
+    Every call shows the API key, if one is given.
+    """
+
+    def __init__(self, target: str, patience_ms: int = PATIENCE_MS, api_key: str = "") -> None:
         self.target = target
         self._patience_ms = patience_ms
         options = [
@@ -71,7 +75,8 @@ class Client:
             ("grpc.max_reconnect_backoff_ms", 1_000),
         ]
         self._channel = grpc.insecure_channel(target, options=options)
-        self.stub = session_service_pb2_grpc.SessionServiceStub(self._channel)
+        channel = grpc.intercept_channel(self._channel, Bearer(api_key)) if api_key else self._channel
+        self.stub = session_service_pb2_grpc.SessionServiceStub(channel)
 
     def __enter__(self) -> Client:
         return self

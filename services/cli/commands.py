@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from isthmus.errors.v1 import errors_pb2
 
+from services.cli.client import Client
 from services.cli.errors import CliError
+from services.cli.target import Target
 from services.errors import IsthmusError, reason_name
 
 
@@ -18,6 +20,13 @@ def friendly(target: str) -> Iterator[None]:
         yield
     except IsthmusError as error:
         raise explain(error, target) from None
+
+
+@contextlib.contextmanager
+def calling(target: Target) -> Iterator[Client]:
+    """A client of the gateway, whose errors are the command's own."""
+    with friendly(target.grpc), Client(target.grpc, api_key=target.api_key) as client:
+        yield client
 
 
 def explain(error: IsthmusError, target: str) -> CliError:

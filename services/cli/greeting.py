@@ -27,6 +27,7 @@ class Greeting:
         self._once = once
         self._as_json = as_json
         self._mesh: dict[str, Any] = {}
+        self._key_file: Path | None = None
         self._log = None if as_json or not sys.stderr.isatty() else console(stderr=True)
         self._colours: dict[str, str] = {}
 
@@ -55,6 +56,13 @@ class Greeting:
         out.print(f"\nIsthmus is up after {ready_ms / 1_000:.1f} s, {len(mesh.processes)} processes", style="bold")
         out.print(f"  HTTP  {mesh.http}/v1\n  gRPC  {mesh.grpc}", markup=False)
         out.print(f"  home  {mesh.home}\n  log   {mesh.log}\n", markup=False)
+
+    def key(self, file: Path, made: str | None) -> None:
+        """The mesh wants API keys. Its first one is in the file; `made` is that key if this start has made it."""
+        self._key_file = file
+        self._mesh |= {"api_key_file": str(file)} | ({"api_key": made} if made else {})
+        if made and not self._as_json:
+            console().print(f"  key   {made}\n        shown once, and kept in {file}\n", markup=False)
 
     def asked(self, question: str) -> None:
         """The turn begins."""
@@ -90,14 +98,18 @@ class Greeting:
             return
         home = "" if Path(mesh.home) == Path.home() / ".isthmus" else f" --home {shlex.quote(mesh.home)}"
         out = console()
+        header, key = "", '"none"'
+        if self._key_file is not None:
+            quoted = shlex.quote(str(self._key_file))
+            header, key = f'-H "authorization: Bearer $(cat {quoted})" ', f'open("{self._key_file}").read().strip()'
         out.print("\nGo on with", style="bold")
         out.print(
             f"  isthmus chat{home}\n"
             f"  isthmus ingest FILE --session book{home}\n"
-            f"  curl -s {mesh.http}/v1/responses -H 'content-type: application/json' "
+            f"  curl -s {mesh.http}/v1/responses {header}-H 'content-type: application/json' "
             '-d \'{"input": "Name three isthmuses."}\'\n'
             f"  python -c 'from openai import OpenAI; "
-            f'print(OpenAI(base_url="{mesh.http}/v1", api_key="none")'
+            f'print(OpenAI(base_url="{mesh.http}/v1", api_key={key})'
             '.responses.create(input="Name three isthmuses.").output_text)\'\n'
             "Ctrl-C stops the mesh.",
             markup=False,

@@ -26,10 +26,11 @@ from rich.progress import (
 )
 
 from services.cli.client import Client, Patience, session_id, session_name
-from services.cli.commands import friendly
+from services.cli.commands import calling
 from services.cli.errors import EXIT_INTERRUPTED, CliError
 from services.cli.output import console, print_json
 from services.cli.plain import plain
+from services.cli.target import Target
 from services.errors import IsthmusError
 
 CHUNK_BYTES: Final = 512 << 10
@@ -50,12 +51,11 @@ class Source:
     file: BinaryIO
 
 
-def ingest(files: list[str], session: str, target: str, *, as_json: bool) -> None:
+def ingest(files: list[str], session: str, target: Target, *, as_json: bool) -> None:
     """Streams the files in order; each is complete before the next begins."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(friendly(target))
+        client = stack.enter_context(calling(target))
         sources = [stack.enter_context(opened(file)) for file in files]
-        client = stack.enter_context(Client(target))
         name = session_id(client.ensure_session(session))
         documents = _ingest_all(client, name, sources)
         _tell(client, name, documents, as_json)

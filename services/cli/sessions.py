@@ -8,18 +8,19 @@ from typing import Any, Final
 from isthmus.session.v1 import deletion_pb2, session_pb2, session_service_pb2, turn_pb2
 
 from services.cli.client import Client, session_id
-from services.cli.commands import friendly
+from services.cli.commands import calling
 from services.cli.output import console, print_json, table_of, window_lines
 from services.cli.plain import plain
+from services.cli.target import Target
 
 _PAGE_SIZE_MAX: Final = 1_000
 _TURNS_SHOWN_MAX: Final = 10
 
 
-def list_sessions(limit: int, after: str, filter_text: str, target: str, *, as_json: bool) -> None:
+def list_sessions(limit: int, after: str, filter_text: str, target: Target, *, as_json: bool) -> None:
     """At most `limit` of the sessions that the filter takes, by id, from the page token `after` on."""
     found: list[session_pb2.Session] = []
-    with friendly(target), Client(target) as client:
+    with calling(target) as client:
         while len(found) < limit:
             page = client.sessions(min(limit - len(found), _PAGE_SIZE_MAX), after, filter_text)
             found += page.sessions
@@ -40,9 +41,9 @@ def list_sessions(limit: int, after: str, filter_text: str, target: str, *, as_j
         out.print(f"there are more: --after {after}", style="dim", markup=False)
 
 
-def show_session(session: str, target: str, *, as_json: bool) -> None:
+def show_session(session: str, target: Target, *, as_json: bool) -> None:
     """One session, its last turns and its window."""
-    with friendly(target), Client(target) as client:
+    with calling(target) as client:
         found = client.session(session)
         window = client.preview_window(session)
         turns = _last_turns(client, session)
@@ -56,10 +57,10 @@ def show_session(session: str, target: str, *, as_json: bool) -> None:
         out.print(_turn_table(turns))
 
 
-def delete_sessions(sessions: list[str], target: str, *, as_json: bool) -> None:
+def delete_sessions(sessions: list[str], target: Target, *, as_json: bool) -> None:
     """Erases the sessions one after the other; the first that is not there ends it."""
     deleted, receipts = [], []
-    with friendly(target), Client(target) as client:
+    with calling(target) as client:
         for session in sessions:
             receipt = client.delete_session(session)
             deleted.append(session)

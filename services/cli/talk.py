@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterator
 from isthmus.session.v1 import turn_pb2
 
 from services.cli.client import Client, Reply, session_id
-from services.cli.commands import friendly
+from services.cli.commands import calling
 from services.cli.errors import EXIT_USAGE, CliError
 from services.cli.output import console, print_json, receipt_lines, stream, turn_document
+from services.cli.target import Target
 
 _PROMPT = "> "
 # The stored receipt ends where the commit begins; the commit's hops come as events.
 COMMIT = "commit"
 
 
-def ask(text: str, session: str | None, target: str, *, as_json: bool) -> None:
+def ask(text: str, session: str | None, target: Target, *, as_json: bool) -> None:
     """One turn; the text `-` is read from stdin."""
     message = sys.stdin.read() if text == "-" else text
     if not message.strip():
         raise CliError("USAGE", "TEXT is empty; expected a message", exit_code=EXIT_USAGE)
-    with friendly(target), Client(target) as client:
+    with calling(target) as client:
         name = session_id(client.ensure_session(session))
         turn = run(client, name, message, show=_silent if as_json else stream)
         if as_json:
@@ -33,10 +34,10 @@ def ask(text: str, session: str | None, target: str, *, as_json: bool) -> None:
             _epilogue(name, turn, told=session is None)
 
 
-def chat(session: str | None, target: str, *, as_json: bool) -> None:
+def chat(session: str | None, target: Target, *, as_json: bool) -> None:
     """Turns until the end of stdin."""
     interactive = sys.stdin.isatty()
-    with friendly(target), Client(target) as client:
+    with calling(target) as client:
         name = session_id(client.ensure_session(session))
         if interactive and not as_json:
             console(stderr=True).print(f"session {name} · Ctrl-C cancels a turn, Ctrl-D leaves", style="dim")

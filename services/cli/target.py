@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from services.access import MalformedKey, parse
 from services.cli.errors import EXIT_USAGE, CliError
+from services.cli.key_file import read_key
 from services.supervisor import state
 from services.supervisor.home import Home
 from services.supervisor.ports import Address
@@ -14,6 +17,15 @@ from services.supervisor.state import MeshState
 
 ENV_HOME: Final = "ISTHMUS_HOME"
 ENV_GRPC: Final = "ISTHMUS_GRPC"
+ENV_API_KEY: Final = "ISTHMUS_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A gateway's `HOST:PORT` and the API key to show there, empty for none."""
+
+    grpc: str
+    api_key: str = field(default="", repr=False)
 
 
 def home_path(given: Path | None) -> Path:
@@ -55,3 +67,28 @@ def grpc_target(grpc: str | None, home: Path | None) -> str:
         return str(Address.parse(given))
     except ValueError as error:
         raise CliError("USAGE", f"--grpc {error}", exit_code=EXIT_USAGE) from None
+
+
+def target(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
+    """The gateway as `grpc_target` finds it, and the key: --api-key, then ISTHMUS_API_KEY, then the home's file.
+
+    The file's key goes to the home's own mesh alone: an address that is given may be a stranger's.
+    """
+    address = grpc_target(grpc, home)
+    if api_key is not None:
+        return Target(address, _checked(api_key, "--api-key"))
+    if named := os.environ.get(ENV_API_KEY):
+        return Target(address, _checked(named, ENV_API_KEY))
+    if grpc or (home is None and os.environ.get(ENV_GRPC)):
+        return Target(address)
+    own = Home(home_path(home))
+    kept = read_key(own)
+    return Target(address, _checked(kept, str(own.api_key)) if kept else "")
+
+
+def _checked(api_key: str, where: str) -> str:
+    """What is no key could not even be sent."""
+    try:
+        return parse(api_key).text
+    except MalformedKey as error:
+        raise CliError("USAGE", f"{where}: the API key cannot be one: {error}", exit_code=EXIT_USAGE) from None

@@ -12,21 +12,22 @@ from isthmus.session.v1 import record_pb2, session_pb2, session_service_pb2
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from services.cli import records
-from services.cli.client import Client, session_id
-from services.cli.commands import friendly
+from services.cli.client import session_id
+from services.cli.commands import calling
 from services.cli.errors import CliError
 from services.cli.output import console, print_json
 from services.cli.plain import plain
 from services.cli.records import Format
+from services.cli.target import Target
 
 _PAGE_BYTES_MAX: Final = 768 << 10
 _PAGE_COUNT_MAX: Final = 1_024
 
 
-def export_session(session: str, form: Format, output: Path | None, target: str, *, as_json: bool) -> None:
+def export_session(session: str, form: Format, output: Path | None, target: Target, *, as_json: bool) -> None:
     """Writes a session's records into a file, which is there once it is whole, or on stdout."""
     counts = {"fragments": 0, "turns": 0, "documents": 0}
-    with friendly(target), Client(target) as client, _opened(output) as file, _progress(session) as progress:
+    with calling(target) as client, _opened(output) as file, _progress(session) as progress:
         task = progress.add_task("", count=0)
         for answer in client.export_session(session):
             for record in answer.records:
@@ -36,10 +37,10 @@ def export_session(session: str, form: Format, output: Path | None, target: str,
     _tell({"session": session, "file": str(output), "format": form.value, **counts}, output, as_json)
 
 
-def import_session(source: Path, session: str, target: str, *, as_json: bool) -> None:
+def import_session(source: Path, session: str, target: Target, *, as_json: bool) -> None:
     """Makes a session of a file's records."""
     counts = {"fragments": 0, "turns": 0, "documents": 0}
-    with friendly(target), Client(target) as client, _read(source) as file, _progress(source.name) as progress:
+    with calling(target) as client, _read(source) as file, _progress(source.name) as progress:
         task = progress.add_task("", count=0)
 
         def counted() -> Iterator[record_pb2.SessionRecord]:
@@ -62,9 +63,9 @@ def import_session(source: Path, session: str, target: str, *, as_json: bool) ->
     console().print(f"session {session_id(made)} holds {made.tokens:,} tokens in {made.revision:,} fragments")
 
 
-def fork_session(session: str, turn: int, fork: str, target: str, *, as_json: bool) -> None:
+def fork_session(session: str, turn: int, fork: str, target: Target, *, as_json: bool) -> None:
     """Makes a session that begins as this one was after a turn."""
-    with friendly(target), Client(target) as client:
+    with calling(target) as client:
         made: session_pb2.Session = client.fork_session(session, turn, fork)
     if as_json:
         print_json({"session": plain(made)})

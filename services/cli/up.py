@@ -13,13 +13,16 @@ from services.cli.commands import explain
 from services.cli.engines import model_section, require_engine
 from services.cli.errors import EXIT_INTERRUPTED, EXIT_USAGE, CliError
 from services.cli.greeting import Greeting
-from services.cli.settings import load
+from services.cli.key_file import read_key
+from services.cli.keys import first_key
+from services.cli.settings import load, of_mesh
 from services.cli.talk import run as run_turn
 from services.cli.target import home_path
 from services.config import ConfigError, Settings, SupervisorSettings
-from services.errors import IsthmusError
+from services.errors import IsthmusError, reason_name
 from services.supervisor import ports
 from services.supervisor.errors import SupervisorError
+from services.supervisor.home import Home
 from services.supervisor.local import held_home, plan_mesh, run_mesh
 from services.supervisor.plan import ValkeyMode
 from services.supervisor.ports import Address
@@ -55,7 +58,7 @@ def up(wishes: Wishes, *, once: bool, as_json: bool) -> None:
     """Runs the mesh until a signal, or with `once` until the turn is over. Raises CliError."""
     settings = effective(wishes, once=once)
     greeting = Greeting(once=once, as_json=as_json)
-    showing = _Showing(greeting, once)
+    showing = _Showing(greeting, once, settings)
     try:
         with held_home(settings, greeting.echo) as (home, mux):
             supervisor = Supervisor(plan_mesh(settings, home), home, settings.supervisor, mux)
@@ -91,9 +94,10 @@ def effective(wishes: Wishes, *, once: bool) -> Settings:
 class _Showing:
     """The turn that `up` shows, and how the command ends."""
 
-    def __init__(self, greeting: Greeting, once: bool) -> None:
+    def __init__(self, greeting: Greeting, once: bool, settings: Settings) -> None:
         self._greeting = greeting
         self._once = once
+        self._wants_keys = settings.gateway.access.mode == "keys"
         self._begun = time.monotonic()
         self._done = False
         self._error: CliError | None = None
@@ -101,7 +105,7 @@ class _Showing:
     async def serve(self, mesh: MeshState) -> None:
         """Called when the mesh is ready; its return stops the mesh."""
         self._greeting.ready(mesh, int((time.monotonic() - self._begun) * 1_000))
-        client = Client(mesh.grpc, _TURN_PATIENCE_MS)
+        client = Client(mesh.grpc, _TURN_PATIENCE_MS, await self._api_key(Home(Path(mesh.home))))
         try:
             await asyncio.to_thread(self._turn, client)
         finally:
@@ -111,6 +115,17 @@ class _Showing:
         if not self._once:
             self._greeting.examples(mesh)
             await asyncio.Event().wait()
+
+    async def _api_key(self, home: Home) -> str:
+        """The home's key, made at the first start; empty where the mesh wants none. Raises CliError."""
+        if not self._wants_keys:
+            return ""
+        try:
+            made = await first_key(home, of_mesh(home))
+        except IsthmusError as error:
+            raise CliError(reason_name(error.reason), f"no API key could be made: {error.message}") from None
+        self._greeting.key(home.api_key, made)
+        return read_key(home)
 
     def finish(self) -> None:
         """Raises what `--once` has to report by its exit code."""

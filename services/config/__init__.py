@@ -4,6 +4,7 @@ Precedence: flags (overrides) over environment (`ISTHMUS_STORE__FRAGMENT_BYTES_M
 given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key that no section knows is refused by name.
 """
 
+from services.config.access import AccessSettings
 from services.config.engines import OpenAISettings, VllmSettings
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
@@ -16,6 +17,7 @@ from services.config.valkey import ValkeySettings
 __all__ = [
     "ENV_CONFIG",
     "ENV_PREFIX",
+    "AccessSettings",
     "CompressorSettings",
     "ConfigError",
     "GatewaySettings",

@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
+from services.config.access import AccessSettings
 from services.config.section import Section
 
 _ENGINE: Final = re.compile(r"local|vllm|scripted|openai:https?://[^/\s]+(/\S*)?")
@@ -111,6 +112,8 @@ class InferenceSettings(Section):
 class GatewaySettings(Section):
     """The gateway's two edges."""
 
+    # Who may call it.
+    access: AccessSettings = AccessSettings()
     # Turns under way at once; one more is OVERLOADED.
     turns_count_max: int = Field(default=512, ge=1)
     # The longest a turn may take, whatever its caller's deadline.
@@ -148,5 +151,9 @@ class GatewaySettings(Section):
     http_body_ms_max: int = Field(default=30_000, ge=1)
     # A page of items ends once its text is past this.
     http_page_bytes_max: int = Field(default=4 << 20, ge=1)
+    # Chat completions: how long a conversation is found again by its history, and how many of the history's answers,
+    # from its end, are looked for: one that the client changed hides no earlier one.
+    chat_bookmark_ms: int = Field(default=86_400_000, ge=1_000)
+    chat_lookups_count_max: int = Field(default=4, ge=1, le=64)
     # An idle connection is closed after this, in whole seconds.
     http_keepalive_ms: int = Field(default=5_000, ge=1_000)

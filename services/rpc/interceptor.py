@@ -30,6 +30,7 @@ EXEMPT: Final = ("/grpc.health.", "/grpc.reflection.")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Any]"
+Admit: TypeAlias = "Callable[[str, Context], Awaitable[None]]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 _log = structlog.get_logger("rpc")
@@ -47,13 +48,21 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
     """Stands between gRPC and the servicers of a room; servicers raise IsthmusError and never touch status codes.
 
     Methods in `finishing` serve open work and are let through while the room drains. Servicers of response streams are
-    async generators; they are closed in their own task as soon as their caller goes.
+    async generators; they are closed in their own task as soon as their caller goes. `admit` is awaited with the
+    method's full name before a request is checked, and raises what its caller is to be told if it is not let in.
     """
 
-    def __init__(self, lifecycle: Lifecycle, concurrent_rpcs_max: int, finishing: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        concurrent_rpcs_max: int,
+        finishing: Iterable[str] = (),
+        admit: Admit | None = None,
+    ) -> None:
         self._lifecycle = lifecycle
         self._open_max = concurrent_rpcs_max
         self._finishing = frozenset(finishing)
+        self._admit = admit
         self._tracing: grpc.aio.ServerInterceptor = aio_server_interceptor()  # type: ignore[no-untyped-call]
         self._handlers: dict[str, Handler] = {}
         self._open = 0
@@ -114,6 +123,8 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             try:
                 with self._admitted(finishing, context):
+                    if self._admit is not None:
+                        await self._admit(method, context)
                     return await serve(request, context)
             except asyncio.CancelledError:
                 if _cancelled():

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from services.config import RpcSettings
 from services.lifecycle import RoomContext, State
-from services.rpc.interceptor import RoomInterceptor
+from services.rpc.interceptor import Admit, RoomInterceptor
 
 _log: Final = structlog.get_logger("rpc")
 
@@ -26,17 +26,23 @@ class GrpcServer:
     """A room's server. Add servicers, `start`, and leave refusing, checking, mapping and health to it.
 
     `message_bytes_max` bounds a request and a response (None takes `rpc.message_bytes_max`). Methods named in
-    `finishing` (`/package.Service/Method`) go on being served while the room drains, for the sake of open work.
+    `finishing` (`/package.Service/Method`) go on being served while the room drains, for the sake of open work. `admit`
+    is asked before each rpc but health and reflection, by the method's name, and raises if it is not let in.
     """
 
     def __init__(
-        self, context: RoomContext, *, message_bytes_max: int | None = None, finishing: Iterable[str] = ()
+        self,
+        context: RoomContext,
+        *,
+        message_bytes_max: int | None = None,
+        finishing: Iterable[str] = (),
+        admit: Admit | None = None,
     ) -> None:
         self._settings = context.settings.rpc
         self._lifecycle = context.lifecycle
         self._listen = context.listen
         self._names: list[str] = []
-        self._interceptor = RoomInterceptor(self._lifecycle, self._settings.concurrent_rpcs_max, finishing)
+        self._interceptor = RoomInterceptor(self._lifecycle, self._settings.concurrent_rpcs_max, finishing, admit)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=server_options(self._settings, message_bytes_max or self._settings.message_bytes_max),

@@ -45,6 +45,16 @@ class Home:
         return self.path / "control.sock"
 
     @property
+    def api_key(self) -> Path:
+        """The API key that the commands of this home show, where the mesh wants one."""
+        return self.path / "api-key"
+
+    @property
+    def audit(self) -> Path:
+        """What was done to API keys from here."""
+        return self.path / "logs" / "audit.log"
+
+    @property
     def log(self) -> Path:
         return self.path / "logs" / "isthmus.log"
 

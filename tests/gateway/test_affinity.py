@@ -65,7 +65,7 @@ async def calm(mesh: Mesh) -> None:
 
 
 async def known(mesh: Mesh, load: int) -> None:
-    """Waits until every replica has announced twice that they have so much to do together, and gateways have read it."""
+    """Waits until all replicas have announced twice that they have so much to do together."""
     for _ in range(2):
         before = {member.id: member.heartbeat_ms for member in mesh.view.ready(INFERENCE)}
         await eventually(partial(is_announced, mesh, load, before), message="the load is announced")

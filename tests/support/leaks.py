@@ -19,6 +19,7 @@ _SESSION_KEY: Final = re.compile(r"isthmus:\{(?P<member>[^{}/]+/[^{}/]+)\}:(?P<c
 _INDEX: Final = re.compile(r"isthmus:(touched|due):\{[0-9a-f]{2}\}")
 _TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)")
 _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
+_API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
 # The keys of docket, below the name of its queue.
@@ -93,12 +94,16 @@ def _members(key: str, _: Census) -> str | None:
     return "membership" if _MEMBERS.fullmatch(key) else None
 
 
+def _api_keys(key: str, _: Census) -> str | None:
+    return "API keys" if _API_KEYS.fullmatch(key) else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
 
 
-RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _jobs)
+RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _api_keys, _jobs)
 
 
 def leaks(all_: Census, foreign: Iterable[str] = ()) -> list[str]:

@@ -17,7 +17,13 @@ COLD = Census(
 
 
 def test_what_lives_is_explained() -> None:
-    mesh = ["isthmus:{members}:gateway", "isthmus:touched:{0a}", "isthmus:sessions:acme", "isthmus:usage:acme"]
+    mesh = [
+        "isthmus:{members}:gateway",
+        "isthmus:touched:{0a}",
+        "isthmus:sessions:acme",
+        "isthmus:usage:acme",
+        "isthmus:{keys}:records",
+    ]
     assert (
         leaks(WARM) == leaks(COLD) == leaks(Census(keys=frozenset([*mesh, "isthmus:stream", "{isthmus}:queue"]))) == []
     )

@@ -39,6 +39,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. The etag does not match: read the resource again."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 13
     """INVALID_ARGUMENT. The request_id was used before with another body."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 14
+    """UNAUTHENTICATED. No API key came with the call, or none that is valid now."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 15
+    """PERMISSION_DENIED. The key's scopes do not allow the call; metadata `scope` is what it needs."""
     ERROR_REASON_TURN_IN_PROGRESS: _ErrorReason.ValueType  # 20
     """ABORTED, with RetryInfo. Another turn is open on the session."""
     ERROR_REASON_LEASE_LOST: _ErrorReason.ValueType  # 21
@@ -110,6 +114,10 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 12
 """ABORTED. The etag does not match: read the resource again."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 13
 """INVALID_ARGUMENT. The request_id was used before with another body."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 14
+"""UNAUTHENTICATED. No API key came with the call, or none that is valid now."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 15
+"""PERMISSION_DENIED. The key's scopes do not allow the call; metadata `scope` is what it needs."""
 ERROR_REASON_TURN_IN_PROGRESS: ErrorReason.ValueType  # 20
 """ABORTED, with RetryInfo. Another turn is open on the session."""
 ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 21

@@ -1,0 +1,1 @@
+"""Who calls, and whether that is allowed: one gate for both edges."""

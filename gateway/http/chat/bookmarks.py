@@ -1,0 +1,57 @@
+"""Which turn left a conversation in which state: kept in the store, so that any gateway finds it.
+
+A bookmark is a session without messages, `z-<digest of the state>` so that lists have it last, whose label names the
+turn. It says nothing that was said, and it expires: whoever goes on later than that sends all of the history anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from isthmus.errors.v1 import errors_pb2
+from isthmus.session.v1 import session_pb2
+
+from gateway.http.edge import Edge
+from gateway.http.ids import ResponseId, parse_response
+from gateway.http.messages import RESERVED_PREFIX
+from gateway.http.sessions import relabel
+from services.errors import IsthmusError
+
+_TURN: Final = f"{RESERVED_PREFIX}turn"
+_log = structlog.get_logger(__name__)
+
+
+async def find(edge: Edge, state: bytes) -> ResponseId | None:
+    """The turn that left some conversation in this state; its session may be changed since, or gone."""
+    try:
+        bookmark = await edge.backend.get_session(edge.tenant, _name(state))
+    except IsthmusError as error:
+        if error.reason != errors_pb2.ERROR_REASON_NOT_FOUND:
+            raise
+        return None
+    turn = bookmark.labels.get(_TURN)
+    return parse_response(turn, _TURN) if turn else None
+
+
+async def put(edge: Edge, state: bytes, turn: ResponseId) -> None:
+    """Notes the turn, in place of another one that led to the same state. Where it fails, only time is lost later."""
+    bookmark = session_pb2.Session(labels={_TURN: str(turn)})
+    bookmark.ttl.FromMilliseconds(edge.settings.chat_bookmark_ms)
+    try:
+        await _put(edge, _name(state), bookmark)
+    except IsthmusError as error:
+        _log.warning("bookmark_not_put", turn=str(turn), error=str(error))
+
+
+async def _put(edge: Edge, name: str, bookmark: session_pb2.Session) -> None:
+    try:
+        await edge.backend.create_session(edge.tenant, name, bookmark)
+    except IsthmusError as error:
+        if error.reason != errors_pb2.ERROR_REASON_ALREADY_EXISTS:
+            raise
+        await relabel(edge, name, bookmark.labels)
+
+
+def _name(state: bytes) -> str:
+    return f"z-{state.hex()}"

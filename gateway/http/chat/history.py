@@ -1,0 +1,113 @@
+"""The messages of a request as a chain of states: each has a digest that says which conversation led to it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import accumulate
+
+from isthmus.session.v1 import message_pb2
+from msgspec import UNSET
+
+from gateway.bounds import MESSAGES_BYTES_MAX
+from gateway.http.body import refuse_unless
+from gateway.http.chat.shapes import ChatMessage, CreateChatCompletion
+from gateway.http.messages import ROLES_BY_NAME, check_text
+from gateway.http.shapes import MESSAGES_COUNT_MAX
+from services.errors import InvalidField
+
+NAME_BYTES_MAX = 256
+_DIGEST_BYTES = 16
+# What an answer carries that is sent back, at values that say nothing.
+_NOTHING: dict[str, tuple[object, ...]] = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "refusal": (),
+    "tool_calls": ([],),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Messages in order, the path of each in the request, and of each beginning of them, from none to all: its digest,
+    and the UTF-8 bytes of its texts.
+    """
+
+    messages: Sequence[message_pb2.Message]
+    paths: Sequence[str]
+    states: Sequence[bytes]
+    sizes: Sequence[int]
+
+    def answered(self) -> Iterator[int]:
+        """How many messages each beginning has that ends with an answer and is not all, the longest first."""
+        for count in range(len(self.messages) - 1, 0, -1):
+            if self.messages[count - 1].role == message_pb2.ROLE_ASSISTANT:
+                yield count
+
+    def after(self, reply: str) -> bytes:
+        """The state in which this answer to the messages leaves their conversation."""
+        return _next(self.states[-1], message_pb2.Message(role=message_pb2.ROLE_ASSISTANT, text=reply))
+
+    def batches(self, begin: int) -> list[list[message_pb2.Message]]:
+        """The messages from `begin` on, in as few parts as the contract takes them in; the last is the turn's own.
+
+        InvalidField by the path of one that is too long for it.
+        """
+        batches: list[list[message_pb2.Message]] = []
+        size = 0
+        for path, message in zip(self.paths[begin:], self.messages[begin:], strict=True):
+            check_text(f"{path}.content", message.text)
+            size += message.ByteSize()
+            if not batches or len(batches[-1]) == MESSAGES_COUNT_MAX or size > MESSAGES_BYTES_MAX:
+                batches.append([])
+                size = message.ByteSize()
+            batches[-1].append(message)
+        return batches
+
+
+def history(request: CreateChatCompletion) -> History:
+    """The request's messages; InvalidField or Refusal by the path of one that cannot be.
+
+    Assistants that say nothing are left out, as the log has nothing of them either.
+    """
+    read = [(f"messages[{index}]", each) for index, each in enumerate(request.messages)]
+    kept = [(path, message) for path, message in ((path, _message(path, each)) for path, each in read) if message.text]
+    if not kept:
+        raise InvalidField("messages", "say nothing, expected a text")
+    messages = [message for _, message in kept]
+    states = accumulate(messages, _next, initial=_scope(request))
+    sizes = accumulate((len(message.text.encode()) for message in messages), initial=0)
+    return History(messages, [path for path, _ in kept], list(states), list(sizes))
+
+
+def _message(path: str, sent: ChatMessage) -> message_pb2.Message:
+    for name, harmless in _NOTHING.items():
+        raw = getattr(sent, name)
+        if raw is not UNSET:
+            refuse_unless(f"{path}.{name}", raw, harmless)
+    text = sent.content if isinstance(sent.content, str) else "\n".join(part.text for part in sent.content or ())
+    if not text and sent.role != "assistant":
+        raise InvalidField(f"{path}.content", "is empty, expected a text")
+    author = sent.name or ""
+    if len(author.encode()) > NAME_BYTES_MAX:
+        raise InvalidField(f"{path}.name", f"is {len(author.encode())} bytes long, expected at most {NAME_BYTES_MAX}")
+    return message_pb2.Message(role=ROLES_BY_NAME[sent.role], text=text, author=author)
+
+
+def _scope(request: CreateChatCompletion) -> bytes:
+    """The state before any message: conversations of different callers have none in common."""
+    return _digest(
+        *((each or "").encode() for each in (request.user, request.safety_identifier, request.prompt_cache_key))
+    )
+
+
+def _next(state: bytes, message: message_pb2.Message) -> bytes:
+    return _digest(state, bytes((message.role,)), message.author.encode(), message.text.encode())
+
+
+def _digest(*parts: bytes) -> bytes:
+    """BLAKE2b-128; the lengths come first, so that no part can run into the next."""
+    lengths = b"".join(len(part).to_bytes(8, "little") for part in parts)
+    return blake2b(b"".join((lengths, *parts)), digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,92 @@
+"""From OpenAI's sampling parameters to the contract's, and back for errors. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+from isthmus.session.v1 import message_pb2
+
+from gateway.http.chat.shapes import CreateChatCompletion, JsonObjectFormat, JsonSchemaFormat
+from gateway.http.errors import Refusal
+from services.errors import FieldViolation, InvalidField, IsthmusError
+
+STOP_BYTES_MAX = 256
+SCHEMA_BYTES_MAX = 1 << 16
+_ANY_OBJECT = '{"type":"object"}'
+_SAME = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+
+
+def sampling(request: CreateChatCompletion) -> message_pb2.SamplingParams:
+    """The parameters; InvalidField or Refusal by the name of one that cannot be."""
+    params = message_pb2.SamplingParams(
+        max_output_tokens=_tokens_max(request),
+        stop=_stops(request),
+        logprobs=_logprobs(request),
+        structured_output=_form(request),
+    )
+    for name in _SAME:
+        value = getattr(request, name)
+        if value is not None:
+            setattr(params, name, value)
+    return params
+
+
+def told_by_name(request: CreateChatCompletion, error: IsthmusError) -> IsthmusError:
+    """The error with the client's name for a parameter in place of the contract's."""
+    names = {
+        "params.max_output_tokens": "max_tokens" if request.max_tokens is not None else "max_completion_tokens",
+        "params.structured_output": "response_format",
+    }
+    field = error.fields[0].field if error.fields else ""
+    name = next((theirs for ours, theirs in names.items() if field == ours or field.startswith(f"{ours}.")), "")
+    if not name:
+        return error
+    return IsthmusError(
+        error.reason,
+        error.message.replace(field, name, 1),
+        metadata=error.metadata,
+        retry_after_ms=error.retry_after_ms,
+        fields=[FieldViolation(name, error.fields[0].description)],
+    )
+
+
+def _tokens_max(request: CreateChatCompletion) -> int | None:
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        message = "max_tokens: excludes max_completion_tokens, which says the same; leave one of them out"
+        raise Refusal(400, "mutually_exclusive_parameters", "max_tokens", message)
+    return request.max_completion_tokens if request.max_tokens is None else request.max_tokens
+
+
+def _stops(request: CreateChatCompletion) -> list[str]:
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    for index, stop in enumerate(stops):
+        if not 1 <= len(stop.encode()) <= STOP_BYTES_MAX:
+            path = "stop" if isinstance(request.stop, str) else f"stop[{index}]"
+            raise InvalidField(path, f"is {len(stop.encode())} bytes of UTF-8, expected 1 to {STOP_BYTES_MAX}")
+    return stops
+
+
+def _logprobs(request: CreateChatCompletion) -> int | None:
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise InvalidField("top_logprobs", "is set without logprobs; expected logprobs: true with it")
+    return None
+
+
+def _form(request: CreateChatCompletion) -> message_pb2.StructuredOutput | None:
+    match request.response_format:
+        case JsonObjectFormat():
+            return message_pb2.StructuredOutput(json_schema=_ANY_OBJECT)
+        case JsonSchemaFormat(json_schema=asked):
+            return message_pb2.StructuredOutput(json_schema=_schema(bytes(asked.schema)))
+        case _:
+            return None
+
+
+def _schema(schema: bytes) -> str:
+    path = "response_format.json_schema.schema"
+    if not isinstance(msgspec.json.decode(schema), dict):
+        raise InvalidField(path, "is no object, expected a JSON schema")
+    if len(schema) > SCHEMA_BYTES_MAX:
+        raise InvalidField(path, f"is {len(schema)} bytes of JSON, expected at most {SCHEMA_BYTES_MAX}")
+    return schema.decode()
