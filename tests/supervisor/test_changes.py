@@ -187,8 +187,10 @@ async def test_the_door_refuses_what_it_does_not_know(tmp_path: Path, line: byte
 async def test_the_door_has_a_bound_on_callers(tmp_path: Path) -> None:
     async def work(supervisor: Supervisor) -> None:
         _, idle = await asyncio.open_unix_connection(supervisor.home.door)
-        assert (await _ask(supervisor, DrainShard("tiny-1"))).reason == "OVERLOADED"
-        idle.close()
+        try:
+            assert (await _ask(supervisor, DrainShard("tiny-1"))).reason == "OVERLOADED"
+        finally:
+            idle.close()
 
         async def let_in() -> bool:
             return (await _ask(supervisor, DrainShard("tiny-9"))).reason == "UNKNOWN_PROCESS"
