@@ -65,8 +65,11 @@ async def calm(mesh: Mesh) -> None:
 
 
 async def known(mesh: Mesh, load: int) -> None:
-    """Waits until all replicas have announced twice that they have so much to do together."""
-    for _ in range(2):
+    """Waits until all replicas have announced three times that they have so much to do together.
+
+    A gateway may have read the one before the last by then, and that one may be from a moment before.
+    """
+    for _ in range(3):
         before = {member.id: member.heartbeat_ms for member in mesh.view.ready(INFERENCE)}
         await eventually(partial(is_announced, mesh, load, before), message="the load is announced")
 
