@@ -61,7 +61,7 @@ async def busy(client: Client, *sessions: str) -> AsyncIterator[None]:
 async def calm(mesh: Mesh) -> None:
     """Waits until nobody generates, nor is said to."""
     await eventually(lambda: not mesh.generating(), message="all is calm")
-    await eventually(lambda: not any(member.load for member in mesh.view.ready(INFERENCE)), message="and known to be")
+    await known(mesh, 0)
 
 
 async def known(mesh: Mesh, load: int) -> None:
