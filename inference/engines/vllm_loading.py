@@ -19,6 +19,7 @@ from inference.engine import engine_failed
 from inference.engines import vllm_args, vllm_refusals
 from inference.engines.vllm_args import Load, Machine, Use
 from services.config import ConfigError, InferenceSettings, VllmSettings
+from services.cores import cores_count
 
 # One start at a time: each kills what it has begun when it is given up, and on a GPU each measures what memory is free.
 _STARTING: Final = asyncio.Lock()
@@ -104,7 +105,7 @@ def _shut_down(llm: Any, within_s: float) -> None:
 
 
 def _load(settings: InferenceSettings, vllm: VllmSettings, model: Load, use: Use) -> Loaded:
-    machine = Machine(is_cpu=current_platform.is_cpu(), cores_count=_cores_count())
+    machine = Machine(is_cpu=current_platform.is_cpu(), cores_count=cores_count())
     vllm_refusals.refuse_unknown(use, vllm, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
     arguments = use.arguments(settings, vllm, machine, model)
     for variable, value in vllm_args.environment(settings, arguments, machine).items():
@@ -124,10 +125,6 @@ def _load(settings: InferenceSettings, vllm: VllmSettings, model: Load, use: Use
         return Loaded(AsyncLLM.from_vllm_config(config, **meters), meter)
     except Exception as error:
         raise engine_failed(f"vLLM did not start: {error}; its log says why") from error
-
-
-def _cores_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lora_rank_max(vllm: VllmSettings) -> int:

@@ -13,6 +13,7 @@ from random import SystemRandom
 from typing import Final
 
 from services.config import Settings
+from services.cores import cores_count
 from services.supervisor import leftovers, ports, state, valkey
 from services.supervisor.control import Door
 from services.supervisor.home import Home, HomeLock
@@ -64,7 +65,7 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
     metrics = [Address(_LOOPBACK, port) for port in itertools.islice(supply, settings.mesh.replicas)]
     environment = child_environment(os.environ, str(home.settings))
     store = valkey.prepare(home, settings, _LOOPBACK, free[:valkey_count], environment)
-    _write_settings(with_cores_shared(settings, _cores_count()), home, store)
+    _write_settings(with_cores_shared(settings, cores_count()), home, store)
     return mesh_plan(
         RoomPlan(sys.executable, environment, allowances(settings)),
         store,
@@ -141,10 +142,6 @@ def _chosen(option: str, address: Address, free_port: int) -> Address:
     chosen = address if address.port else Address(address.host, free_port)
     ports.check_free(option, chosen)
     return chosen
-
-
-def _cores_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_settings(settings: Settings, home: Home, store: ValkeyPlan) -> None:

@@ -23,6 +23,7 @@ from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
 from services.cli.bench.memory import with_children
 from services.cli.client import Client, session_name
 from services.config import load_settings
+from services.cores import cores_count
 from services.ring import Ring
 from services.router import session_key
 from services.supervisor import identity
@@ -140,7 +141,7 @@ def gateway_of(tenant: str, mesh: ProcessMesh, folder: Path) -> Iterator[Client]
 
 
 def test_replicas_share_the_cores(mesh: ProcessMesh) -> None:
-    threads = max(1, len(os.sched_getaffinity(0)) // len(REPLICAS))
+    threads = max(1, cores_count() // len(REPLICAS))
     for replica in REPLICAS:
         _, *engine = with_children(mesh.process(replica).pid or 0)
         assert engine
