@@ -23,14 +23,14 @@ from isthmus.session.v1 import (
 )
 
 from gateway.bounds import check_messages
-from gateway.budget import divide
-from gateway.driven import DrivenTurns
-from gateway.embedding import Embedded, Embedding
 from gateway.forgetting import Forgetting
 from gateway.identity import messages_digest, new_id
+from gateway.models.embedding import Embedded, Embedding
+from gateway.models.replicas import Replicas
 from gateway.relay import Relay
-from gateway.replicas import Replicas
 from gateway.shards import Shards
+from gateway.turn.budget import divide
+from gateway.turn.driven import DrivenTurns
 from services.config import Settings
 from services.errors import IsthmusError, NotFound, from_rpc_error
 from services.rpc.deadlines import remaining_s

@@ -11,14 +11,14 @@ from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 from gateway.access.gate import Gate, KeyGate, OpenGate
 from gateway.access.rpc import admitting
 from gateway.backend import Backend
-from gateway.driven import DrivenTurns
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
-from gateway.replicas import Replicas
+from gateway.models.replicas import Replicas
 from gateway.service import SessionServicer
 from gateway.shards import Shards
-from gateway.turns import TurnDriver
+from gateway.turn.driven import DrivenTurns
+from gateway.turn.turns import TurnDriver
 from services import valkey
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View

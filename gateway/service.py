@@ -25,7 +25,7 @@ from isthmus.session.v1 import (
 from gateway.backend import Backend
 from gateway.names import parse_document, parse_fragment, parse_session, parse_turn
 from gateway.tenancy import tenant
-from gateway.turns import TurnDriver
+from gateway.turn.turns import TurnDriver
 from services.errors import InvalidField
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

@@ -24,7 +24,7 @@ from gateway.http.errors import answer
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
-from gateway.turns import TurnDriver
+from gateway.turn.turns import TurnDriver
 from services.config import Settings
 from services.lifecycle import Lifecycle
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from litestar.di import NamedDependency
 
 from gateway.backend import Backend
-from gateway.turns import TurnDriver
+from gateway.turn.turns import TurnDriver
 from services.config import GatewaySettings
 
 

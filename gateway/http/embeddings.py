@@ -11,11 +11,11 @@ from litestar import post
 from litestar.params import JSONBody
 from msgspec import Meta
 
-from gateway.embedding import Embedded
 from gateway.http.body import BoundedRequest
 from gateway.http.connection import while_connected
 from gateway.http.edge import Edge, GivenEdge
 from gateway.http.errors import ERRORS, Refusal
+from gateway.models.embedding import Embedded
 from services.errors import InvalidField, IsthmusError
 
 TEXTS_COUNT_MAX: Final = 1_024

@@ -6,9 +6,10 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 
 from services.config.access import AccessSettings
 from services.config.engines import OpenAISettings, VllmSettings
+from services.config.gateway import GatewaySettings
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
-from services.config.rooms import CompressorSettings, GatewaySettings, InferenceSettings
+from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
 from services.config.supervisor import SupervisorSettings

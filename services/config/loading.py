@@ -15,8 +15,9 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from services.config.engines import OpenAISettings, VllmSettings
+from services.config.gateway import GatewaySettings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
-from services.config.rooms import CompressorSettings, GatewaySettings, InferenceSettings
+from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError
 from services.config.store import QuotaSettings, StoreSettings, TieringSettings
 from services.config.supervisor import SupervisorSettings

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from isthmus.session.v1 import message_pb2
 
-from gateway.budget import ModelLimits, divide
+from gateway.turn.budget import ModelLimits, divide
 from services.errors import InvalidField
 
 

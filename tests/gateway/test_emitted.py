@@ -5,7 +5,7 @@ from __future__ import annotations
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import message_pb2
 
-from gateway.emitted import Emitted
+from gateway.turn.emitted import Emitted
 
 Delta = inference_service_pb2.GenerateResponse.Delta
 ONE, OTHER = b"1" * 16, b"2" * 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.loads import Loads
+from gateway.models.loads import Loads
 from services.membership import Member
 
 

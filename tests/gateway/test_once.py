@@ -16,7 +16,7 @@ from isthmus.session.v1 import turn_pb2
 from redis.asyncio import Redis
 
 from gateway.identity import turn_digest
-from gateway.turn_calls import lease_of
+from gateway.turn.calls import lease_of
 from services.config import Settings
 from services.errors import IsthmusError
 from services.router import STORE

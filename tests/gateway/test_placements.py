@@ -7,7 +7,7 @@ from isthmus.context.v1 import window_pb2
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import turn_pb2
 
-from gateway.placements import Placements, placement
+from gateway.models.placements import Placements, placement
 from services.placement import Choice
 
 SPILLED = turn_pb2.Placement.REASON_SPILLED

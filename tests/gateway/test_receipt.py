@@ -8,7 +8,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import turn_pb2
 
-from gateway.receipt import Ledger, Leg, committed_hops
+from gateway.turn.receipt import Ledger, Leg, committed_hops
 
 Generate = inference_service_pb2.GenerateResponse
 UNAVAILABLE = errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE

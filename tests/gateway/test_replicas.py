@@ -11,7 +11,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1.turn_pb2 import Placement
 from redis.asyncio import Redis
 
-from gateway.replicas import Replicas
+from gateway.models.replicas import Replicas
 from services.config import GatewaySettings, Settings
 from services.errors import IsthmusError
 from services.lifecycle import State

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from gateway import embedding
-from gateway.embedding import _batches
 from gateway.http.embeddings import TEXT_BYTES_MAX, TEXTS_COUNT_MAX
+from gateway.models import embedding
+from gateway.models.embedding import _batches
 from services.config import Settings
 from services.lifecycle import Lifecycle, State
 from services.membership import Announcer

@@ -16,17 +16,17 @@ from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
 from gateway.bounds import check_messages
-from gateway.budget import ModelLimits, divide
-from gateway.drive import Drive, Event, accepted
-from gateway.driven import DrivenTurns
 from gateway.identity import new_id, turn_digest
 from gateway.metrics import TurnMetrics
+from gateway.models.replicas import Replicas
 from gateway.names import parse_session
-from gateway.receipt import Leg
-from gateway.replicas import Replicas
 from gateway.retry import retrying
 from gateway.shards import Shards
-from gateway.turn_calls import CALLER_GONE, Errand, TurnCalls, lease_of
+from gateway.turn.budget import ModelLimits, divide
+from gateway.turn.calls import CALLER_GONE, Errand, TurnCalls, lease_of
+from gateway.turn.drive import Drive, Event, accepted
+from gateway.turn.driven import DrivenTurns
+from gateway.turn.receipt import Leg
 from services.config import GatewaySettings
 from services.errors import IsthmusError, reason_name
 from services.rpc.deadlines import remaining_s

@@ -13,9 +13,9 @@ from isthmus.context.v1 import context_service_pb2, summary_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
-from gateway.budget import Budget, ModelLimits
-from gateway.receipt import Leg
 from gateway.shards import Method, Shards
+from gateway.turn.budget import Budget, ModelLimits
+from gateway.turn.receipt import Leg
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.rpc.deadlines import without_deadline

@@ -12,13 +12,13 @@ from isthmus.context.v1 import context_service_pb2, window_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
-from gateway import lease
 from gateway.background import Background
-from gateway.driven import DrivenTurns, Stop
-from gateway.receipt import Ledger, Leg, committed_hops
-from gateway.replicas import Replicas
-from gateway.reply import ReplyStream
-from gateway.turn_calls import Errand, TurnCalls, lease_of
+from gateway.models.replicas import Replicas
+from gateway.turn import lease
+from gateway.turn.calls import Errand, TurnCalls, lease_of
+from gateway.turn.driven import DrivenTurns, Stop
+from gateway.turn.receipt import Ledger, Leg, committed_hops
+from gateway.turn.reply import ReplyStream
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.telemetry import current_trace_id

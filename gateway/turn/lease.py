@@ -9,7 +9,7 @@ from typing import Final
 
 from isthmus.errors.v1 import errors_pb2
 
-from gateway.driven import Stop
+from gateway.turn.driven import Stop
 from services.errors import IsthmusError
 
 # The store has closed the turn, or given it to another driver.

@@ -13,7 +13,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
 
 from gateway.identity import new_id
-from gateway.replicas import Replicas
+from gateway.models.replicas import Replicas
 from gateway.retry import is_transient, retrying
 from gateway.shards import answered
 from services.config import GatewaySettings

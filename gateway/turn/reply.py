@@ -14,13 +14,13 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
 
-from gateway.driven import Stop
-from gateway.emitted import Emitted
-from gateway.placements import placement
-from gateway.receipt import Ledger, Leg
-from gateway.replicas import Replica, Replicas
+from gateway.models.placements import placement
+from gateway.models.replicas import Replica, Replicas
 from gateway.retry import is_transient, retrying
-from gateway.turn_calls import Errand, Reply
+from gateway.turn.calls import Errand, Reply
+from gateway.turn.driven import Stop
+from gateway.turn.emitted import Emitted
+from gateway.turn.receipt import Ledger, Leg
 from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable, from_rpc_error
 

@@ -11,9 +11,9 @@ import grpc.aio
 from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
-from gateway.budget import ModelLimits
-from gateway.loads import Loads
-from gateway.placements import Placements
+from gateway.models.loads import Loads
+from gateway.models.placements import Placements
+from gateway.turn.budget import ModelLimits
 from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable
 from services.membership import View

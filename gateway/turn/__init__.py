@@ -1,0 +1,1 @@
+"""A turn from its opening to its commit: opened, driven, streamed, told, or failed."""

@@ -1,0 +1,58 @@
+"""The gateway."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.config.access import AccessSettings
+from services.config.section import Section
+
+
+class GatewaySettings(Section):
+    """The gateway's two edges."""
+
+    # Who may call it.
+    access: AccessSettings = AccessSettings()
+    # Turns under way at once; one more is OVERLOADED.
+    turns_count_max: int = Field(default=512, ge=1)
+    # The longest a turn may take, whatever its caller's deadline.
+    turn_deadline_ms: int = Field(default=600_000, ge=1)
+    # How long a turn stays its driver's without a renewal: when a gateway dies, its turns wait this long for another.
+    lease_ms: int = Field(default=1_500, ge=300, le=60_000)
+    # Windows planned anew for one turn, because the replica's exact count was over the model's bound.
+    replans_count_max: int = Field(default=3, ge=0)
+    # Output beyond this ends the reply as a length limit does.
+    reply_bytes_max: int = Field(default=4_000_000, ge=1, le=4 << 20)
+    # Replicas that go on, one after the other, with a reply whose replica was lost in the middle of it.
+    continuations_count_max: int = Field(default=3, ge=0)
+    # A replica with fewer requests than this keeps its sessions, whatever the others have to do.
+    spill_requests_count_min: int = Field(default=4, ge=0)
+    # Sessions of which the replica is remembered that has served them last.
+    placements_count_max: int = Field(default=65_536, ge=0)
+    # The model of turns that name none; None takes the first by name among those that are served.
+    model_default: str | None = None
+    # One attempt of a call to a shard, and how long one that is waited for answers at the latest.
+    store_call_ms_max: int = Field(default=10_000, ge=1)
+    wait_turn_ms: int = Field(default=5_000, ge=1)
+    # How long a shard or replica that is away is waited for, and the waits in between: doubled, with jitter.
+    upstream_wait_ms_max: int = Field(default=10_000, ge=0)
+    retry_wait_ms_min: int = Field(default=20, ge=1)
+    retry_wait_ms_max: int = Field(default=500, ge=1)
+    # Telling the shard that a turn has failed.
+    fail_turn_ms_max: int = Field(default=2_000, ge=1)
+    # Telling a member that a session is erased, and members that are told at once.
+    forget_ms_max: int = Field(default=1_000, ge=1)
+    forget_concurrent_max: int = Field(default=16, ge=1)
+    # HTTP: requests open at once; one more is OVERLOADED.
+    http_requests_count_max: int = Field(default=1_024, ge=1)
+    # A request's body: 2 MiB of text, as JSON escapes it at worst; and how long it may take to arrive.
+    http_body_bytes_max: int = Field(default=16 << 20, ge=1 << 10)
+    http_body_ms_max: int = Field(default=30_000, ge=1)
+    # A page of items ends once its text is past this.
+    http_page_bytes_max: int = Field(default=4 << 20, ge=1)
+    # Chat completions: how long a conversation is found again by its history, and how many of the history's answers,
+    # from its end, are looked for: one that the client changed hides no earlier one.
+    chat_bookmark_ms: int = Field(default=86_400_000, ge=1_000)
+    chat_lookups_count_max: int = Field(default=4, ge=1, le=64)
+    # An idle connection is closed after this, in whole seconds.
+    http_keepalive_ms: int = Field(default=5_000, ge=1_000)
