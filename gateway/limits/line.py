@@ -1,9 +1,9 @@
 """Which turn goes next: start-time fair queueing over tenants (Goyal, Vin and Cheng, SIGCOMM 1996). Pure.
 
-A turn weighs its estimated tokens. A tenant's first turn in line is tagged with the later of the line's virtual time and
-the tag where its last turn ended, each next one with where the one before it ends. The lowest tag goes next, and is the
-virtual time then. So of two tenants that both wait, neither is served more tokens than the other but for one turn of
-each, whoever sends more; and one that was away comes in at the present, with nothing saved up.
+A turn weighs its estimated tokens. A tenant's first turn in line is tagged with the later of the line's virtual time
+and the tag where its last turn ended, each next one with where the one before it ends. The lowest tag goes next, and is
+the virtual time then. So of two tenants that both wait, neither is served more tokens than the other but for one turn
+of each, whoever sends more; and one that was away comes in at the present, with nothing saved up.
 """
 
 from __future__ import annotations

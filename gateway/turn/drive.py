@@ -13,6 +13,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
+from gateway.limits.estimate import priced
 from gateway.models.replicas import Replicas
 from gateway.turn import lease
 from gateway.turn.calls import Errand, TurnCalls, lease_of
@@ -121,6 +122,7 @@ class Drive:
 
     async def _committed(self) -> tuple[Event, Sequence[turn_pb2.Hop]]:
         receipt = self._ledger.receipt(time.monotonic(), self._manifest.report, current_trace_id())
+        receipt = priced(receipt, self._settings.limits)
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)

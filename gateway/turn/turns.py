@@ -17,6 +17,7 @@ from isthmus.session.v1 import session_service_pb2, turn_pb2
 from gateway.background import Background
 from gateway.bounds import check_messages
 from gateway.identity import new_id, turn_digest
+from gateway.limits.admission import Admission
 from gateway.metrics import TurnMetrics
 from gateway.models.replicas import Replicas
 from gateway.names import parse_session
@@ -44,14 +45,17 @@ class TurnDriver:
         replicas: Replicas,
         driven: DrivenTurns,
         settings: GatewaySettings,
+        admission: Admission,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._shards = shards
         self._replicas = replicas
         self._driven = driven
         self._settings = settings
+        self.admission = admission
         self._random_bytes = random_bytes
         self.metrics = TurnMetrics()
+        admission.metrics.register(self.metrics.registry)
         self._background = Background()
         self._running = 0
         self._idle = asyncio.Event()
@@ -77,12 +81,13 @@ class TurnDriver:
         """
         done = False
         try:
-            with self._admitted():
-                errand = await self._errand(tenant, request, after_turn, received_at)
-                async with aclosing(self._turn(errand)) as events:
-                    async for event in events:
-                        done = event.HasField("done")
-                        yield event
+            with self._counted():
+                async with self.admission.admitted(tenant, request, received_at) as admitted:
+                    errand = await self._errand(tenant, request, after_turn, received_at)
+                    async with aclosing(admitted.metered(self._turn(errand))) as events:
+                        async for event in events:
+                            done = event.HasField("done")
+                            yield event
         except IsthmusError as error:
             self.metrics.failed(reason_name(error.reason).lower())
             raise
@@ -102,10 +107,7 @@ class TurnDriver:
         await self._background.ended(seconds_max)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self._running >= self._settings.turns_count_max:
-            message = f"{self._running} turns are under way, which is all that this gateway drives at once"
-            raise IsthmusError(errors_pb2.ERROR_REASON_OVERLOADED, message)
+    def _counted(self) -> Iterator[None]:
         self._running += 1
         self._idle.clear()
         try:

@@ -55,10 +55,10 @@ class Caller:
 class OwnLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """Limits in place of the configured ones: None is no limit, UNSET leaves the configured one."""
 
-    requests_per_minute: int | None | UnsetType = UNSET
-    tokens_per_minute: int | None | UnsetType = UNSET
-    turns_concurrent: int | None | UnsetType = UNSET
-    budget_monthly_micros: int | None | UnsetType = UNSET
+    requests_per_minute: int | UnsetType | None = UNSET
+    tokens_per_minute: int | UnsetType | None = UNSET
+    turns_concurrent: int | UnsetType | None = UNSET
+    budget_monthly_micros: int | UnsetType | None = UNSET
 
     @property
     def is_empty(self) -> bool:

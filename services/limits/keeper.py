@@ -103,8 +103,9 @@ async def set_override(
     arguments = [settings.overrides_count_max, tenant, before, encode(after)]
     answer, _ = await acknowledger.run(_OVERRIDE, keys, arguments)
     if answer == b"full":
-        message = f"{settings.overrides_count_max} tenants have limits of their own (gateway.limits.overrides_count_max)"
-        raise IsthmusError(errors_pb2.ERROR_REASON_QUOTA_EXCEEDED, f"{message}, which is the bound; clear some of them")
+        bound = f"{settings.overrides_count_max}, which is the bound (gateway.limits.overrides_count_max)"
+        message = f"tenants with limits of their own are {bound}; clear some of them"
+        raise IsthmusError(errors_pb2.ERROR_REASON_QUOTA_EXCEEDED, message)
     if answer == b"moved":
         message = f"the limits of {tenant} were changed by somebody else at the same moment; look at them and try again"
         raise IsthmusError(errors_pb2.ERROR_REASON_REVISION_CONFLICT, message)

@@ -1,8 +1,8 @@
 """What a meter reads: a bucket that holds a minute's worth and leaks evenly over a minute.
 
 The leaky bucket as a meter (ITU-T I.371, which proves it the same as GCRA): so much may come at once as the bucket
-holds, and in any `t` seconds not more than that and what leaks in `t`. Scripts fill and empty it (`scripts/`); this says
-what their readings mean. Pure; levels are in millionths, times in microseconds of Valkey's clock.
+holds, and in any `t` seconds not more than that and what leaks in `t`. `scripts/meters.lua` fills and empties it; this
+says what its readings mean. Pure; levels are in millionths, times in microseconds of Valkey's clock.
 """
 
 from __future__ import annotations

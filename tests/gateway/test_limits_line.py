@@ -112,7 +112,7 @@ def test_of_two_that_wait_neither_is_served_more_but_for_one_turn_of_each(
 
 @given(st.lists(st.tuples(st.sampled_from(TENANTS), st.integers(1, 50)), min_size=1, max_size=60), st.integers(0, 200))
 def test_nobody_starves(before: list[tuple[str, int]], crowd: int) -> None:
-    """Whatever comes after a turn, no other tenant is served more than the turn's own tenant had in line, and one turn."""
+    """Whatever comes behind a turn, no other tenant is served more before it than one turn of its own."""
     line = FairLine(1, WIDE)
     running = line.ask("z", 1, 0.0)
     for tenant, tokens in before:

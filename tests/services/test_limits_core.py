@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from isthmus.errors.v1 import errors_pb2
 
 from services.config.limits import CallerLimits, Price
-from services.limits.callers import Caller, Defaults, Kind, OwnLimits, Override, decode, encode
+from services.limits.callers import Caller, Defaults, Kind, Override, OwnLimits, decode, encode
 from services.limits.meter import MICROS, Meter
 from services.limits.money import Tokens, cost_micros, money, month_end_us, month_of, parse_money, price_of
 from services.limits.standing import Cost, Way, obstacles, refusal
@@ -141,7 +140,9 @@ def test_all_callers_give_or_none_does() -> None:
     assert run(meters.take([acme, tenant(requests=2, kind=Kind.USER, name="bob")], Cost())).is_taken
 
 
-@given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.integers(0, 4 * MICROS)), max_size=60))
+@given(
+    st.integers(1, 5), st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.integers(0, 4 * MICROS)), max_size=60)
+)
 def test_concurrent_turns_are_never_more_than_their_limit(limit: int, steps: list[tuple[int, bool, int]]) -> None:
     database, acme = Clocked(), tenant(turns=limit)
     meters = ClockedMeters(database)
@@ -196,13 +197,17 @@ def test_a_refund_of_last_months_money_is_not_this_months() -> None:
     assert run(meters.settle([acme], "old", Cost(micros=100))).readings[0].micros == 500
 
 
-@given(st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1), timezones=st.just(UTC)))
-def test_the_script_knows_the_calendar(moment: datetime) -> None:
+@given(st.integers(86_400, 86_400 * 366 * 200))
+def test_the_script_knows_the_calendar(seconds: int) -> None:
     database, acme = Clocked(), tenant(budget=1_000)
-    database.now_us = int(moment.timestamp()) * MICROS
+    database.now_us = seconds * MICROS
     run(ClockedMeters(database).take([acme], Cost(micros=1), "t"))
     assert database.used()["month"] == month_of(database.now_us)
-    assert month_of(month_end_us(database.now_us) - 1) == month_of(database.now_us) != month_of(month_end_us(database.now_us))
+    assert (
+        month_of(month_end_us(database.now_us) - 1)
+        == month_of(database.now_us)
+        != month_of(month_end_us(database.now_us))
+    )
 
 
 def test_a_limit_that_is_changed_keeps_what_was_used() -> None:
@@ -243,7 +248,9 @@ def test_the_longest_wait_is_told_and_every_limit_in_the_way_is_named() -> None:
 
 
 def test_what_a_tenant_has_of_its_own_wins_over_what_is_configured() -> None:
-    defaults = Defaults(CallerLimits(requests_per_minute=10, turns_concurrent=2), NONE, CallerLimits(tokens_per_minute=5))
+    defaults = Defaults(
+        CallerLimits(requests_per_minute=10, turns_concurrent=2), NONE, CallerLimits(tokens_per_minute=5)
+    )
     own = Override().changed(Kind.TENANT, {"requests_per_minute": None, "tokens_per_minute": 7})
     assert decode(encode(own)) == own
     assert defaults.in_force(Kind.TENANT, own) == CallerLimits(tokens_per_minute=7, turns_concurrent=2)
@@ -289,5 +296,3 @@ def test_money_is_read_as_it_is_written(micros: int) -> None:
 def test_other_amounts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected an amount above 0"):
         parse_money(text)
-
-
