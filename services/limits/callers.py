@@ -43,7 +43,7 @@ class Caller:
     def part(self) -> str:
         """Its part of a key: short, and without anything that a client chose."""
         if self.kind is Kind.TENANT:
-            return self.kind.value
+            return str(self.kind.value)
         return f"{self.kind.value}:{blake2b(self.name.encode(), digest_size=_DIGEST_BYTES).hexdigest()}"
 
     @property
@@ -67,7 +67,9 @@ class OwnLimits(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def over(self, configured: CallerLimits) -> CallerLimits:
         """What is in force."""
-        mine = {name: value for name in LIMITS if not isinstance(value := getattr(self, name), UnsetType)}
+        mine: dict[str, int | None] = {
+            name: value for name in LIMITS if not isinstance(value := getattr(self, name), UnsetType)
+        }
         return configured.model_copy(update=mine) if mine else configured
 
 
@@ -85,7 +87,8 @@ class Override(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def changed(self, kind: Kind, changes: Mapping[Limit, Any]) -> Override:
         """With some limits of a kind replaced."""
-        return msgspec.structs.replace(self, **{kind.value: msgspec.structs.replace(self.of(kind), **changes)})
+        own = msgspec.structs.replace(self.of(kind), **{str(name): value for name, value in changes.items()})
+        return msgspec.structs.replace(self, **{kind.value: own})
 
 
 class Defaults:

@@ -100,7 +100,7 @@ async def set_override(
     Raises REVISION_CONFLICT, QUOTA_EXCEEDED for one tenant too many, and what Acknowledger and redis raise.
     """
     keys = [OVERRIDES_KEY, VERSION_KEY]
-    arguments = [settings.overrides_count_max, tenant, before, encode(after)]
+    arguments: list[Argument] = [settings.overrides_count_max, tenant, before, encode(after)]
     answer, _ = await acknowledger.run(_OVERRIDE, keys, arguments)
     if answer == b"full":
         bound = f"{settings.overrides_count_max}, which is the bound (gateway.limits.overrides_count_max)"
