@@ -14,6 +14,10 @@ from gateway.backend import Backend
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
+from gateway.limits.admission import Admission
+from gateway.limits.limiter import Limiter
+from gateway.limits.metrics import LimitMetrics
+from gateway.limits.rpc import limiting
 from gateway.models.replicas import Replicas
 from gateway.service import SessionServicer
 from gateway.shards import Shards
@@ -45,9 +49,10 @@ class GatewayRoom:
             context,
             message_bytes_max=context.settings.rpc.edge_message_bytes_max,
             finishing=[CANCEL_TURN],
-            admit=admitting(lambda: self._gate),
+            admit=limiting(admitting(lambda: self._gate), lambda: self._limiter),
         )
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
+        self._limiter: Limiter
         self._http: HttpServer | None = None
         self._turns: TurnDriver | None = None
         self._closing = AsyncExitStack()
@@ -70,13 +75,17 @@ class GatewayRoom:
         if settings.gateway.access.mode == "keys":
             self._gate = KeyGate(connection, settings.gateway.access)
         self._closing.callback(self._gate.close)
+        limit_metrics = LimitMetrics()
+        self._limiter = Limiter(connection, settings, limit_metrics)
+        await self._limiter.start()
+        self._closing.push_async_callback(self._limiter.stop)
         channels = Channels(settings.rpc, self.name)
         self._closing.push_async_callback(channels.aclose)
         view = View(connection, settings.membership, rooms=(STORE, INFERENCE))
         await view.start()
         self._closing.push_async_callback(view.stop)
         forgetting = Forgetting(view, channels, settings.gateway)
-        await self._serve(view, Router(view, channels, settings.membership), forgetting)
+        await self._serve(view, Router(view, channels, settings.membership), forgetting, limit_metrics)
         member = Member(self._context.member_id, self.name, self._server.address)
         announcer = Announcer(connection, settings.membership, member, self._context.lifecycle)
         await announcer.start()
@@ -97,13 +106,14 @@ class GatewayRoom:
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
-    async def _serve(self, view: View, router: Router, forgetting: Forgetting) -> None:
+    async def _serve(self, view: View, router: Router, forgetting: Forgetting, limit_metrics: LimitMetrics) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
         replicas = Replicas(view, router, settings.gateway)
         driven = DrivenTurns()
         backend = Backend(shards, replicas, driven, forgetting, settings)
-        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway)
+        admission = Admission(self._limiter, replicas, settings.gateway, limit_metrics)
+        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission)
         self._closing.push_async_callback(turns.ended)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,

@@ -23,6 +23,7 @@ from isthmus.session.v1 import (
 )
 
 from gateway.backend import Backend
+from gateway.limits.rpc import tell
 from gateway.names import parse_document, parse_fragment, parse_session, parse_turn
 from gateway.tenancy import tenant
 from gateway.turn.turns import TurnDriver
@@ -92,6 +93,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     ) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
         async with aclosing(self._turns.run(tenant(), request, received_at=time.monotonic())) as events:
             async for event in events:
+                if event.HasField("accepted"):
+                    await tell(context)
                 yield event
 
     async def AttachTurn(

@@ -34,6 +34,8 @@ STATUS: Final[Mapping[Reason, grpc.StatusCode]] = {
     errors_pb2.ERROR_REASON_REQUEST_ID_REUSED: grpc.StatusCode.INVALID_ARGUMENT,
     errors_pb2.ERROR_REASON_UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     errors_pb2.ERROR_REASON_PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    errors_pb2.ERROR_REASON_RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors_pb2.ERROR_REASON_BUDGET_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors_pb2.ERROR_REASON_TURN_IN_PROGRESS: grpc.StatusCode.ABORTED,
     errors_pb2.ERROR_REASON_LEASE_LOST: grpc.StatusCode.ABORTED,
     errors_pb2.ERROR_REASON_TURN_CANCELLED: grpc.StatusCode.CANCELLED,
@@ -61,6 +63,7 @@ STATUS: Final[Mapping[Reason, grpc.StatusCode]] = {
 
 # Where waiting helps the contract promises RetryInfo; this is said when the raiser knows nothing better.
 RETRY_AFTER_MS_DEFAULT: Final[Mapping[Reason, int]] = {
+    errors_pb2.ERROR_REASON_RATE_LIMITED: 1_000,
     errors_pb2.ERROR_REASON_TURN_IN_PROGRESS: 200,
     errors_pb2.ERROR_REASON_REVISION_CONFLICT: 50,
     errors_pb2.ERROR_REASON_OVERLOADED: 500,
@@ -117,7 +120,9 @@ class FieldViolation:
 
 @dataclass(frozen=True, slots=True)
 class QuotaViolation:
-    """A bound that is reached: `sessions/{session}` or `tenants/{tenant}`, and which bound it is."""
+    """A bound that is reached: `sessions/{session}`, `tenants/{tenant}`, `users/{user}` or `addresses/{address}`, and
+    which bound it is.
+    """
 
     subject: str
     description: str

@@ -21,6 +21,7 @@ from gateway.http.body import BoundedRequest, StrictBody
 from gateway.http.chat import completions
 from gateway.http.edge import Edge
 from gateway.http.errors import answer
+from gateway.http.limits import Told, limiting
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
@@ -69,7 +70,7 @@ def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settin
         request_class=BoundedRequest,
         dto=StrictBody,
         return_dto=None,
-        guards=[guarding(gate)],
+        guards=[guarding(gate), limiting(turns.admission.limiter)],
         before_request=refuse_unknown,
         exception_handlers={Exception: answer},
         state=State({"settings": settings.gateway}),
@@ -82,4 +83,5 @@ def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settin
         ),
         logging_config=None,
     )
-    return Traced(Measured(Admitted(litestar, settings.gateway, lifecycle), measures))
+    told = Told(litestar, turns.admission.limiter)
+    return Traced(Measured(Admitted(told, settings.gateway, lifecycle), measures))

@@ -15,8 +15,10 @@ from gateway.http.body import BoundedRequest
 from gateway.http.connection import while_connected
 from gateway.http.edge import Edge, GivenEdge
 from gateway.http.errors import ERRORS, Refusal
+from gateway.http.limits import user_of
 from gateway.models.embedding import Embedded
 from services.errors import InvalidField, IsthmusError
+from services.limits.money import Tokens
 
 TEXTS_COUNT_MAX: Final = 1_024
 TEXT_BYTES_MAX: Final = 65_536
@@ -94,8 +96,12 @@ def texts_of(body: CreateEmbeddings) -> list[str]:
 
 async def _embed(edge: Edge, body: CreateEmbeddings) -> Embedded:
     texts = texts_of(body)
+    size = sum(len(text.encode()) for text in texts)
     try:
-        return await edge.backend.embed(texts, body.model, body.dimensions)
+        async with edge.turns.admission.embedding(edge.tenant, user_of(body.user), body.model, size) as admitted:
+            found = await edge.backend.embed(texts, body.model, body.dimensions)
+            await admitted.settle(Tokens(found.tokens))
+            return found
     except IsthmusError as error:
         path = error.fields[0].field if error.fields else ""
         if not path.startswith("texts"):

@@ -26,14 +26,20 @@ ERRORS: Final = {
     403: ResponseSpec(ErrorBody, description="The key lacks the scope that is named.", generate_examples=False),
     404: ResponseSpec(ErrorBody, description="What was named does not exist.", generate_examples=False),
     409: ResponseSpec(ErrorBody, description="Another turn is in progress; Retry-After.", generate_examples=False),
+    429: ResponseSpec(ErrorBody, description="A limit is reached, or too much to do.", generate_examples=False),
     503: ResponseSpec(ErrorBody, description="Not now; Retry-After.", generate_examples=False),
 }
 _log = structlog.get_logger(__name__)
 
 # Where the turn's own field goes by another name in OpenAI's request.
 _RENAMED = {"params.": "", "request_id": "Idempotency-Key"}
+_NO_QUOTA = "insufficient_quota"
 # Where OpenAI has a code for what ours says.
-_CODES = {errors_pb2.ERROR_REASON_UNAUTHENTICATED: "invalid_api_key"}
+_CODES = {
+    errors_pb2.ERROR_REASON_UNAUTHENTICATED: "invalid_api_key",
+    errors_pb2.ERROR_REASON_RATE_LIMITED: "rate_limit_exceeded",
+    errors_pb2.ERROR_REASON_BUDGET_EXHAUSTED: _NO_QUOTA,
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -61,7 +67,11 @@ class Problem:
     @property
     def body(self) -> ErrorBody:
         """OpenAI's error object."""
-        kind = _TYPES.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
+        kind = (
+            _NO_QUOTA
+            if self.code == _NO_QUOTA
+            else _TYPES.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
+        )
         return ErrorBody(error=ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code))
 
     @property
@@ -73,6 +83,9 @@ class Problem:
         if self.status == HTTPStatus.UNAUTHORIZED:
             # RFC 9110 wants the scheme named.
             return {"www-authenticate": "Bearer"}
+        if self.code == _NO_QUOTA:
+            # OpenAI's SDKs try every 429 again, unless they are told that it is of no use.
+            return {"x-should-retry": "false"}
         if self.retry_after_ms is None:
             return {}
         seconds = -(-self.retry_after_ms // 1000)

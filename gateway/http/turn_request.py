@@ -13,6 +13,7 @@ from gateway.http import messages
 from gateway.http.edge import Edge
 from gateway.http.errors import Refusal, naming
 from gateway.http.ids import conversation_id, parse_conversation, parse_response, session_of_key
+from gateway.http.limits import user_of
 from gateway.http.render import Echo
 from gateway.http.sessions import Origin, labels_of, labels_with, metadata_of, open_session, origin_of
 from gateway.http.shapes import ConversationRef, CreateResponse
@@ -71,6 +72,7 @@ async def turn_request(edge: Edge, body: CreateResponse, idempotency_key: str) -
         messages=messages.turn_messages(body),
         params=_params(body),
         model=body.model,
+        user=user_of(body.user, body.safety_identifier),
     )
     metadata = messages.labels(body.metadata)
     if body.conversation is not None and body.previous_response_id is not None:

@@ -108,6 +108,11 @@ class Replicas:
         ready = self._view.ready(INFERENCE)
         return any(member.id not in full and (not model or model in models_of(member)) for member in ready)
 
+    def is_warm(self, tenant: str, session: str) -> bool:
+        """Whether the replica that had the session's window last is still there."""
+        warm = self._placements.warm(tenant, session)
+        return bool(warm) and any(member.id == warm for member in self._view.ready(INFERENCE))
+
     def served(self, tenant: str, session: str, replica: Replica) -> None:
         """The replica has the session's window now."""
         self._placements.served(tenant, session, replica.member_id)

@@ -14,6 +14,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
+from gateway.limits.estimate import priced
 from gateway.models.replicas import Replicas
 from gateway.shards import Shards
 from gateway.turn import lease
@@ -139,6 +140,7 @@ class Drive:
 
     async def _committed(self, writer: OutputWriter) -> tuple[turn_pb2.Turn, Sequence[turn_pb2.Hop]]:
         receipt = self._ledger.receipt(time.monotonic(), self._manifest.report, current_trace_id())
+        receipt = priced(receipt, self._means.settings.limits)
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt, writer.piece_bytes)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from isthmus.context.v1 import context_service_pb2
 from isthmus.session.v1 import session_service_pb2
@@ -30,14 +30,20 @@ class Output:
         self.piece = after_piece
         self.outlives = outlives
         self.is_left = False
+        # Sees each event before the reader does, whether or not he is still there.
+        self.watch: Callable[[Event], None] = lambda _: None
         self._events: deque[Event] = deque()
+        self._done: Event | None = None
         self._moved = asyncio.Event()
         self._is_ended = False
         self._error: Exception | None = None
 
     def tell(self, event: Event) -> None:
-        """For the reader, if there still is one."""
-        if not self.is_left:
+        """For the reader, if there still is one; `done` is kept until everything behind the turn has ended, too."""
+        self.watch(event)
+        if event.HasField("done"):
+            self._done = event
+        elif not self.is_left:
             self._events.append(event)
             self._moved.set()
 
@@ -50,6 +56,8 @@ class Output:
     def end(self, error: Exception | None = None) -> None:
         """Nothing more comes; the error, if any, is raised to the reader behind what was told."""
         self._is_ended, self._error = True, error
+        if self._done is not None and not self.is_left:
+            self._events.append(self._done)
         self._moved.set()
 
     def leave(self) -> None:

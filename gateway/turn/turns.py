@@ -13,6 +13,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
+from gateway.limits.admission import Admission
 from gateway.metrics import TurnMetrics
 from gateway.models.replicas import Replicas
 from gateway.names import parse_turn
@@ -30,7 +31,7 @@ Event = session_service_pb2.RunTurnResponse
 
 
 class TurnDriver:
-    """Turns for the edges, at most `gateway.turns_count_max` at once.
+    """Turns for the edges: as many at once as `admission` lets in, and `gateway.readers_count_max` readers of others.
 
     What it gives out are async generators: leave them by `async with contextlib.aclosing(...) as events`.
     """
@@ -41,15 +42,19 @@ class TurnDriver:
         replicas: Replicas,
         driven: DrivenTurns,
         settings: GatewaySettings,
+        admission: Admission,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._background = Background()
         appends = OutputAppends(shards, settings)
         self._means = Means(shards, replicas, appends, driven, self._background, settings)
         self._settings = settings
+        self.admission = admission
         self._random_bytes = random_bytes
         self.metrics = TurnMetrics()
+        admission.metrics.register(self.metrics.registry)
         self._running = 0
+        self._readers = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -79,7 +84,9 @@ class TurnDriver:
 
         async def work() -> None:
             asked = Asked(tenant, request, after_turn, received_at, until, is_streamed)
-            await Work(self._means, self.metrics, output, asked, self._random_bytes).run()
+            async with self.admission.admitted(tenant, request, until) as admitted:
+                output.watch = admitted.see
+                await Work(self._means, self.metrics, output, asked, self._random_bytes).run()
 
         return self._told(work, output)
 
@@ -90,12 +97,14 @@ class TurnDriver:
 
         Where nobody drives the turn any more, this gateway does. Leaving changes nothing: the turn goes on.
         """
+        until = self._until(received_at, has_deadline=True)
         output = Output(request.starting_after)
 
         async def work() -> None:
             name = parse_turn(request.name)
-            asked = reading(tenant, name, received_at, self._until(received_at, has_deadline=True))
-            await Work(self._means, self.metrics, output, asked, self._random_bytes).attach(name.number)
+            asked = reading(tenant, name, received_at, until)
+            with self._reading():
+                await Work(self._means, self.metrics, output, asked, self._random_bytes).attach(name.number)
 
         return self._told(work, output)
 
@@ -134,7 +143,7 @@ class TurnDriver:
 
     async def _worked(self, work: Callable[[], Coroutine[None, None, None]], output: Output) -> None:
         try:
-            with self._admitted():
+            with self._counted():
                 await work()
             output.end()
         except asyncio.CancelledError:
@@ -152,10 +161,18 @@ class TurnDriver:
         return until if left is None else min(until, time.monotonic() + left)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self._running >= self._settings.turns_count_max:
-            message = f"{self._running} turns are under way, which is all that this gateway drives at once"
+    def _reading(self) -> Iterator[None]:
+        if self._readers >= self._settings.readers_count_max:
+            message = f"{self._readers} turns are being read, which is all that this gateway reads at once"
             raise IsthmusError(errors_pb2.ERROR_REASON_OVERLOADED, message)
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         self._running += 1
         self._idle.clear()
         try:

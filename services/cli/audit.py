@@ -1,4 +1,4 @@
-"""What was done to API keys, one line each in `<home>/logs/audit.log`: who, what, from where, how it ended."""
+"""What was done to keys and limits, one line each in `<home>/logs/audit.log`: who, what, from where, how it ended."""
 
 from __future__ import annotations
 

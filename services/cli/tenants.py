@@ -1,4 +1,4 @@
-"""`tenants`: API keys, made, listed, revoked and rotated in the Valkey of a mesh."""
+"""`tenants`: API keys, made, listed, revoked and rotated in the Valkey of a mesh; limits are in `limits.py`."""
 
 from __future__ import annotations
 
@@ -129,8 +129,13 @@ def _run(work: Callable[[Keys], Coroutine[Any, Any, T]], settings: Settings) -> 
         async with keys_of(settings) as keys:
             return await work(keys)
 
+    return ran(run())
+
+
+def ran(work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns; what it raises becomes a CliError."""
     try:
-        return asyncio.run(run())
+        return asyncio.run(work)
     except ConfigError as error:
         raise CliError("CONFIG", str(error), exit_code=EXIT_USAGE) from None
     except InvalidField as error:

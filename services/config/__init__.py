@@ -7,6 +7,7 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 from services.config.access import AccessSettings
 from services.config.engines import OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
+from services.config.limits import CallerLimits, LimitsSettings, Price
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
 from services.config.rooms import CompressorSettings, InferenceSettings
@@ -19,13 +20,16 @@ __all__ = [
     "ENV_CONFIG",
     "ENV_PREFIX",
     "AccessSettings",
+    "CallerLimits",
     "CompressorSettings",
     "ConfigError",
     "GatewaySettings",
     "InferenceSettings",
+    "LimitsSettings",
     "MembershipSettings",
     "MeshSettings",
     "OpenAISettings",
+    "Price",
     "QuotaLimits",
     "QuotaSettings",
     "RpcSettings",

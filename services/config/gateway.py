@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from services.config.access import AccessSettings
+from services.config.limits import LimitsSettings
 from services.config.section import Section
 
 
@@ -13,8 +14,12 @@ class GatewaySettings(Section):
 
     # Who may call it.
     access: AccessSettings = AccessSettings()
-    # Turns under way at once; one more is OVERLOADED.
+    # What they may use up, and the line before turns.
+    limits: LimitsSettings = LimitsSettings()
+    # Turns under way at once; one more waits in line.
     turns_count_max: int = Field(default=512, ge=1)
+    # Readers of turns that are there, driven here or not; one more is OVERLOADED.
+    readers_count_max: int = Field(default=1_024, ge=1)
     # The longest a turn may take, whatever its caller's deadline.
     turn_deadline_ms: int = Field(default=600_000, ge=1)
     # How long a turn stays its driver's without a renewal: when a gateway dies, its turns wait this long for another.

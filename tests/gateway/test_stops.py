@@ -91,7 +91,7 @@ async def test_a_long_turn_outlives_many_leases(slow: Settings) -> None:
 
 
 async def test_a_gateway_full_of_turns_refuses_one_more_with_a_time_to_retry(slow: Settings) -> None:
-    narrow = changed(slow, "gateway", turns_count_max=1)
+    narrow = changed(slow, "gateway", turns_count_max=1, limits={"queue_turns_count_max": 0})
     async with running_mesh(narrow) as mesh, connected(mesh.grpc_target) as client:
         await client.create("s1")
         await client.create("s2")

@@ -22,6 +22,7 @@ from gateway.http.chat.shapes import CreateChatCompletion
 from gateway.http.edge import Edge
 from gateway.http.errors import problem_of
 from gateway.http.ids import ResponseId
+from gateway.http.limits import user_of
 from gateway.http.sessions import relabel
 from gateway.names import parse_turn, session_name
 from services.errors import IsthmusError
@@ -56,6 +57,7 @@ class ChatRun:
         self._received_at = received_at
         self._recall = Recall(edge, request.history, request.metadata, request.key)
         self._params = sampling(request.body)
+        self._user = user_of(request.body.user, request.body.safety_identifier)
 
     async def answer(self) -> ChatCompletion:
         """The whole completion, once it is durable."""
@@ -141,6 +143,7 @@ class ChatRun:
             messages=place.batches[-1],
             params=self._params,
             model=self._request.body.model,
+            user=self._user,
         )
 
     async def _settle(self, place: Place, done: Event.Done) -> None:

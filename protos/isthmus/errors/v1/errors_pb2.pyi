@@ -43,6 +43,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED. No API key came with the call, or none that is valid now."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 15
     """PERMISSION_DENIED. The key's scopes do not allow the call; metadata `scope` is what it needs."""
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 16
+    """RESOURCE_EXHAUSTED, with RetryInfo. A limit of the tenant, the user or the address is reached; QuotaFailure says
+    which of whom.
+    """
+    ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 17
+    """RESOURCE_EXHAUSTED. The month's budget does not pay for this; QuotaFailure says whose."""
     ERROR_REASON_TURN_IN_PROGRESS: _ErrorReason.ValueType  # 20
     """ABORTED, with RetryInfo. Another turn is open on the session."""
     ERROR_REASON_LEASE_LOST: _ErrorReason.ValueType  # 21
@@ -118,6 +124,12 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 14
 """UNAUTHENTICATED. No API key came with the call, or none that is valid now."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 15
 """PERMISSION_DENIED. The key's scopes do not allow the call; metadata `scope` is what it needs."""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 16
+"""RESOURCE_EXHAUSTED, with RetryInfo. A limit of the tenant, the user or the address is reached; QuotaFailure says
+which of whom.
+"""
+ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 17
+"""RESOURCE_EXHAUSTED. The month's budget does not pay for this; QuotaFailure says whose."""
 ERROR_REASON_TURN_IN_PROGRESS: ErrorReason.ValueType  # 20
 """ABORTED, with RetryInfo. Another turn is open on the session."""
 ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 21

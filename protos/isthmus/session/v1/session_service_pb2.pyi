@@ -301,6 +301,7 @@ class RunTurnRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -313,6 +314,10 @@ class RunTurnRequest(_message.Message):
     priority: _builtins.int
     """Among the turns that wait for a replica: lower goes first, 0 is usual."""
     on_disconnect: _turn_pb2.OnDisconnect.ValueType
+    user: _builtins.str
+    """Whom the client runs the turn for, by a name of its own: who has limits of his own is told apart by it. No part of
+    what makes a request the same.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
@@ -333,10 +338,11 @@ class RunTurnRequest(_message.Message):
         priority: _builtins.int = ...,
         on_disconnect: _turn_pb2.OnDisconnect.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015

@@ -1,0 +1,1 @@
+"""Limits at the gateway's edges, and the fair line before its turns."""
