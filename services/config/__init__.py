@@ -5,10 +5,20 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 """
 
 from services.config.access import AccessSettings
-from services.config.engines import OpenAISettings, VllmSettings
+from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
+from services.config.pools import (
+    BreakerSettings,
+    HedgeSettings,
+    PoolSettings,
+    PriceSettings,
+    ResilienceSettings,
+    RetrySettings,
+    RouteSettings,
+    RuleSettings,
+)
 from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
@@ -19,16 +29,25 @@ __all__ = [
     "ENV_CONFIG",
     "ENV_PREFIX",
     "AccessSettings",
+    "AnthropicSettings",
+    "BreakerSettings",
     "CompressorSettings",
     "ConfigError",
     "GatewaySettings",
+    "HedgeSettings",
     "InferenceSettings",
     "MembershipSettings",
     "MeshSettings",
     "OpenAISettings",
+    "PoolSettings",
+    "PriceSettings",
     "QuotaLimits",
     "QuotaSettings",
+    "ResilienceSettings",
+    "RetrySettings",
+    "RouteSettings",
     "RpcSettings",
+    "RuleSettings",
     "Section",
     "Settings",
     "StoreSettings",
