@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -68,6 +68,8 @@ class OpenAISettings(Section):
     # Whether to send what vLLM's servers take and others may refuse: a cache salt for each tenant, priorities, the ids
     # that end a reply, and that the reply's ids are told.
     vllm_fields: bool = True
+    # What `openai-chat:URL` calls the reply's length: newer models of OpenAI take `max_completion_tokens` alone.
+    chat_length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
 class AnthropicSettings(Section):
