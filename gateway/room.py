@@ -18,6 +18,7 @@ from gateway.http.server import HttpServer
 from gateway.models.replicas import Replicas
 from gateway.pools.drains import Drains
 from gateway.pools.metrics import PoolMetrics
+from gateway.pools.pools import Pools
 from gateway.pools.service import PoolServicer
 from gateway.service import SessionServicer
 from gateway.shards import Shards
@@ -53,6 +54,7 @@ class GatewayRoom:
         )
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
         self._http: HttpServer | None = None
+        self.pools: Pools | None = None
         self._closing = AsyncExitStack()
 
     @property
@@ -81,6 +83,7 @@ class GatewayRoom:
         forgetting = Forgetting(view, channels, settings.gateway)
         router = Router(view, channels, settings.membership)
         replicas = Replicas(view, router, settings.gateway)
+        self.pools = replicas.pools
         await self._add_pools(connection, view, replicas)
         await self._serve(router, replicas, forgetting)
         member = Member(self._context.member_id, self.name, self._server.address)
