@@ -194,7 +194,11 @@ class ReplyStream:
                 attempts.append(self._attempted(replica))
             return attempts[1] if replica is not None else None
 
-        with self._stop.cancelling(lambda: [each.cancel() for each in attempts]):
+        def cancel() -> None:
+            for each in attempts:
+                each.cancel()
+
+        with self._stop.cancelling(cancel):
             if after_s is None or self._emitted.given_out:
                 await attempt.start()
             else:
