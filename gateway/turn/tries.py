@@ -34,7 +34,7 @@ class Tries:
         self._waits = 0
         # The provider's failure after which the next call is one more than the turn has by itself.
         self._failure: IsthmusError | None = None
-        # Replicas whose providers have failed since the last answer.
+        # Replicas whose providers have failed in this turn.
         self.failed_at: set[str] = set()
 
     def turn(self) -> None:

@@ -200,7 +200,9 @@ class Client:
         while True:
             try:
                 for event in self._run_turn_once(request):
-                    patience.renew()
+                    # That it was accepted again is none, nor is the way to a replica that fails each time.
+                    if event.HasField("delta"):
+                        patience.renew()
                     yield event
                 return
             except IsthmusError as error:

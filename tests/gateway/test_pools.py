@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import grpc.aio
+import httpx
 import pytest
 import pytest_asyncio
 from isthmus.errors.v1 import errors_pb2
@@ -15,7 +16,9 @@ from isthmus.gateway.v1 import pool_service_pb2 as contract
 from isthmus.gateway.v1.pool_service_pb2_grpc import PoolServiceStub
 from isthmus.session.v1 import turn_pb2
 
+from gateway.access import needs
 from gateway.pools.pools import Pools
+from services.access import Scope
 from services.config import Settings
 from services.errors import IsthmusError, from_rpc_error
 from tests.gateway.client import Client, connected, turn_request
@@ -254,3 +257,19 @@ async def test_pools_tell_how_they_do(pooled: Pooled) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await service.DrainPool(contract.DrainPoolRequest(name="pools/gamma"))
         assert from_rpc_error(caught.value).reason == errors_pb2.ERROR_REASON_NOT_FOUND
+    async with httpx.AsyncClient(base_url=pooled.mesh.http_url) as http:
+        told = (await http.get("/metrics")).text
+        models = [each["id"] for each in (await http.get("/v1/models")).json()["data"]]
+    assert 'isthmus_pool_breaker_state{pool="alpha"} 2.0' in told
+    assert 'isthmus_pool_calls_failed_total{pool="alpha"} 4.0' in told
+    assert "isthmus_pool_turns_total 7.0" in told
+    assert models == ["auto", "big", "claude"]
+
+
+def test_only_an_administrator_drains() -> None:
+    assert {needs.of_rpc(f"/isthmus.gateway.v1.PoolService/{name}") for name in contract_rpcs()} == {Scope.ADMIN}
+
+
+def contract_rpcs() -> list[str]:
+    """The names of the service's rpcs."""
+    return [method.name for method in contract.DESCRIPTOR.services_by_name["PoolService"].methods]
