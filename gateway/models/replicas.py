@@ -124,12 +124,13 @@ class Replicas:
         *,
         tokens: int = 0,
         output_tokens: int = 0,
+        task: str = "",
     ) -> Replica:
         """The session's replica, counted as busy until `release`; not one of those that are `full`.
 
-        `tokens` are the window's, `output_tokens` the reply's at most. Raises what `Chooser.choose` raises.
+        `tokens` are the window's, `output_tokens` the reply's at most, `task` is a word that rules go by. Raises what `Chooser.choose` raises.
         """
-        turn = Turn(tenant, session, model, tokens, output_tokens)
+        turn = Turn(tenant, session, model, tokens, output_tokens, task)
         loads = self._loads.seen(self._view.members(INFERENCE))
         chosen = self._chooser.choose(turn, loads, full, self._clock())
         placed = chosen.placed

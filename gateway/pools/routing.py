@@ -11,13 +11,16 @@ from services.config.pools import TIER
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What is known of a turn when its replica is chosen: tokens of the window, and the most of the reply."""
+    """What is known of a turn when its replica is chosen: tokens of the window, and the most of the reply. Without a
+    `task` the model's name may have one, after a colon.
+    """
 
     tenant: str
     session: str
     model: str
     tokens: int = 0
     output_tokens: int = 0
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Routes:
         route = self._find(turn.model)
         if route is None:
             return None
-        task = self._task(turn.model)
+        task = turn.task or self._task(turn.model)
         for rule in route.rules:
             if _takes(rule, turn, task):
                 return Way(tuple(self._groups(rule)), route.prefer == "cost")

@@ -26,6 +26,8 @@ from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable
 
 Piece = context_service_pb2.OutputPiece
+# The label of a turn that says what it is for.
+_TASK: Final = "task"
 _OPEN: Final = turn_pb2.FINISH_REASON_UNSPECIFIED
 
 
@@ -187,6 +189,7 @@ class ReplyStream:
             {*full, *self._tries.failed_at},
             tokens=self._manifest.tokens,
             output_tokens=errand.budget.output_tokens_max,
+            task=errand.request.labels.get(_TASK, ""),
         )
 
     def _attempted(self, replica: Replica) -> Attempt:

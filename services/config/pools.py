@@ -44,7 +44,7 @@ class RuleSettings(Section):
     # Tokens of the window.
     tokens_min: int = Field(default=0, ge=0)
     tokens_max: int | None = Field(default=None, ge=0)
-    # Words after the colon of the model that was asked for: `auto:code`.
+    # The turn's label `task`, or the word after the colon of the model that was asked for: `auto:code`.
     tasks: tuple[str, ...] = Field(default=(), max_length=64)
     tenants: tuple[str, ...] = Field(default=(), max_length=1_024)
     # Pools in order: the next one takes what those before it cannot. `tier:NAME` is all pools of a tier, as equals.

@@ -111,6 +111,9 @@ async def test_a_route_sends_turns_by_task_and_size(pooled: Pooled) -> None:
     (asked, _), [system] = pooled.beta.bodies, pooled.alpha.bodies
     assert asked["messages"][-1]["content"][0]["text"] == "Say it."
     assert system["messages"][-1] == {"role": "user", "content": "Say it."}
+    await pooled.client.create("labelled")
+    labelled = turn_request("labelled", "Say it.", model="auto", labels={"task": "careful"})
+    assert (await pooled.client.turn(labelled)).receipt.pool == "beta"
     direct = await pooled.turn("claude")
     assert (direct.receipt.pool, direct.output_text) == ("beta", TEXT)
 

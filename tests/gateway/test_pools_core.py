@@ -321,6 +321,7 @@ def test_the_first_rule_that_takes_a_turn_says_where_it_goes() -> None:
     assert groups(turn(tenant="acme")) == (("big",),)
     assert groups(turn("auto:code", tokens=50_000)) == (("big",), ("near", "far"))
     assert groups(turn()) == (("near", "far"), ("big",))
+    assert groups(Turn("t", "s", "auto", task="plan")) == (("big",), ("near", "far"))
     assert groups(turn("auto:poem")) == (("near", "far"), ("big",))
     assert groups(turn(tokens=1_000)) == (("big",),)
     assert groups(turn(tokens=10_000)) == (), "no rule takes it"
