@@ -128,7 +128,8 @@ class Replicas:
     ) -> Replica:
         """The session's replica, counted as busy until `release`; not one of those that are `full`.
 
-        `tokens` are the window's, `output_tokens` the reply's at most, `task` is a word that rules go by. Raises what `Chooser.choose` raises.
+        `tokens` are the window's, `output_tokens` the reply's at most, `task` is a word that rules go by. Raises what
+        `Chooser.choose` raises.
         """
         turn = Turn(tenant, session, model, tokens, output_tokens, task)
         loads = self._loads.seen(self._view.members(INFERENCE))
