@@ -33,10 +33,17 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, IsthmusError) and error.reason in _TRANSIENT
 
 
-async def retrying(call: Callable[[], Awaitable[T]], settings: GatewaySettings, seconds_max: float) -> T:
-    """The call's answer; transient errors are tried again for `seconds_max`, the last one is raised."""
+async def retrying(
+    call: Callable[[], Awaitable[T]],
+    settings: GatewaySettings,
+    seconds_max: float,
+    on: Callable[[Exception], bool] = is_transient,
+) -> T:
+    """The call's answer; transient errors, or those that `on` takes, are tried again for `seconds_max`, the last one is
+    raised.
+    """
     async for attempt in stamina.retry_context(
-        on=is_transient,
+        on=on,
         attempts=None,
         timeout=max(seconds_max, _SECONDS_MIN),
         wait_initial=settings.retry_wait_ms_min / 1000,

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
+from isthmus.gateway.v1 import pool_service_pb2, pool_service_pb2_grpc
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
@@ -19,6 +20,10 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.metrics import LimitMetrics
 from gateway.limits.rpc import limiting
 from gateway.models.replicas import Replicas
+from gateway.pools.drains import Drains
+from gateway.pools.metrics import PoolMetrics
+from gateway.pools.pools import Pools
+from gateway.pools.service import PoolServicer
 from gateway.service import SessionServicer
 from gateway.shards import Shards
 from gateway.turn.driven import DrivenTurns
@@ -54,6 +59,7 @@ class GatewayRoom:
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
         self._limiter: Limiter
         self._http: HttpServer | None = None
+        self.pools: Pools | None = None
         self._turns: TurnDriver | None = None
         self._closing = AsyncExitStack()
 
@@ -85,7 +91,11 @@ class GatewayRoom:
         await view.start()
         self._closing.push_async_callback(view.stop)
         forgetting = Forgetting(view, channels, settings.gateway)
-        await self._serve(view, Router(view, channels, settings.membership), forgetting, limit_metrics)
+        router = Router(view, channels, settings.membership)
+        replicas = Replicas(view, router, settings.gateway)
+        self.pools = replicas.pools
+        await self._add_pools(connection, view, replicas)
+        await self._serve(router, replicas, forgetting, limit_metrics)
         member = Member(self._context.member_id, self.name, self._server.address)
         announcer = Announcer(connection, settings.membership, member, self._context.lifecycle)
         await announcer.start()
@@ -106,14 +116,28 @@ class GatewayRoom:
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
-    async def _serve(self, view: View, router: Router, forgetting: Forgetting, limit_metrics: LimitMetrics) -> None:
+    async def _add_pools(self, connection: valkey.Client, view: View, replicas: Replicas) -> None:
+        acknowledger = valkey.Acknowledger(connection, self._settings.valkey)
+        self._closing.push_async_callback(acknowledger.aclose)
+        drains = Drains(connection, acknowledger, replicas.pools, self._settings.gateway.resilience)
+        await drains.start()
+        self._closing.push_async_callback(drains.stop)
+        self._server.add(
+            pool_service_pb2_grpc.add_PoolServiceServicer_to_server,
+            PoolServicer(replicas.pools, view, drains, self._context.member_id),
+            pool_service_pb2.DESCRIPTOR,
+        )
+
+    async def _serve(
+        self, router: Router, replicas: Replicas, forgetting: Forgetting, limit_metrics: LimitMetrics
+    ) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
-        replicas = Replicas(view, router, settings.gateway)
         driven = DrivenTurns()
         backend = Backend(shards, replicas, driven, forgetting, settings)
         admission = Admission(self._limiter, replicas, settings.gateway, limit_metrics)
         turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission)
+        turns.metrics.registry.register(PoolMetrics(replicas.pools))
         self._closing.push_async_callback(turns.ended)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,

@@ -13,25 +13,32 @@ from typing import Final, Protocol
 
 import numpy as np
 from isthmus.errors.v1 import errors_pb2
+from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import message_pb2, turn_pb2
 
 from inference.model_files import ModelFiles
 from inference.tokenizer import TokenIds, Tokenizer
 from inference.windows import Point
-from services.config import InferenceSettings, OpenAISettings, VllmSettings
+from services.config import AnthropicSettings, InferenceSettings, OpenAISettings, VllmSettings
 from services.errors import IsthmusError
 
 ENGINES: Final[Mapping[str, str]] = {
+    "anthropic": "inference.engines.anthropic:AnthropicEngine",
     "local": "inference.engines.local:LocalEngine",
     "openai": "inference.engines.openai:OpenAIEngine",
+    "openai-chat": "inference.engines.openai_chat:OpenAIChatEngine",
     "scripted": "inference.engines.scripted:ScriptedEngine",
     "vllm": "inference.engines.vllm:VllmEngine",
 }
 
+# Those that take conversations alone: every request has its price, and none is made to warm up.
+_CONVERSATIONAL: Final = frozenset({"anthropic", "openai-chat"})
+_ELSEWHERE: Final = _CONVERSATIONAL | {"openai"}
 
 _NO_TOKENS: Final[TokenIds] = np.zeros(0, dtype=np.int32)
 _VLLM_DEFAULTS: Final = VllmSettings()
 _OPENAI_DEFAULTS: Final = OpenAISettings()
+_ANTHROPIC_DEFAULTS: Final = AnthropicSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ class EngineOutput:
 
     `cached_tokens` are prompt tokens found in the KV cache, None where the engine does not know; all but the new ones
     where the session was `resident`, open in the engine. `logprobs` has one for each token, where the request asks.
+    `limits` comes with the first tokens, from a provider that tells what it still takes.
     """
 
     token_ids: tuple[int, ...]
@@ -94,6 +102,7 @@ class EngineOutput:
     cached_tokens: int | None = None
     resident: bool = False
     logprobs: tuple[message_pb2.TokenLogprob, ...] = ()
+    limits: inference_service_pb2.ProviderLimits | None = None
 
 
 class Engine(Protocol):
@@ -146,6 +155,7 @@ class EngineContext:
     tokenizer: Tokenizer
     vllm: VllmSettings = _VLLM_DEFAULTS
     openai: OpenAISettings = _OPENAI_DEFAULTS
+    anthropic: AnthropicSettings = _ANTHROPIC_DEFAULTS
 
 
 def create_engine(context: EngineContext) -> Engine:
@@ -156,6 +166,16 @@ def create_engine(context: EngineContext) -> Engine:
     module, _, variant = ENGINES[name].partition(":")
     engine: Engine = getattr(importlib.import_module(module), variant)(context)
     return engine
+
+
+def is_elsewhere(engine: str) -> bool:
+    """Whether the engine of this name is somebody else's server: it has a bound on silence and is not ours to watch."""
+    return engine.partition(":")[0] in _ELSEWHERE
+
+
+def is_conversational(engine: str) -> bool:
+    """Whether the engine of this name takes conversations alone, each at its price."""
+    return engine.partition(":")[0] in _CONVERSATIONAL
 
 
 def engine_failed(message: str) -> IsthmusError:

@@ -165,7 +165,7 @@ class Generator:
                     output.text.append(text)
                     if each.token_ids or text:
                         yield contract.GenerateResponse.Delta(
-                            text=text, token_ids=each.token_ids, logprobs=each.logprobs
+                            text=text, token_ids=each.token_ids, logprobs=each.logprobs, limits=each.limits
                         )
                     if output.finish_reason:
                         return

@@ -17,7 +17,7 @@ def configured_model(settings: Settings) -> ModelFiles:
     if engine == "vllm" and settings.vllm.model:
         files = read_model_folder(model_folder(settings.vllm.model), cache_dir)
         return dataclasses.replace(files, name=model_name(settings.vllm.model))
-    if engine.startswith("openai:") and settings.openai.tokenizer:
+    if engine.partition(":")[0] in ("openai", "openai-chat") and settings.openai.tokenizer:
         return read_model_folder(settings.openai.tokenizer, cache_dir)
     return load_model_files(SMOLLM2, cache_dir)
 

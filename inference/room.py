@@ -17,7 +17,15 @@ from isthmus.inference.v1 import inference_service_pb2_grpc
 from inference.admission import Admission
 from inference.assembly import WindowAssembler
 from inference.embeddings import Embedder, create_embedder
-from inference.engine import Engine, EngineContext, EngineRequest, Sampling, create_engine
+from inference.engine import (
+    Engine,
+    EngineContext,
+    EngineRequest,
+    Sampling,
+    create_engine,
+    is_conversational,
+    is_elsewhere,
+)
 from inference.generation import Generator
 from inference.metrics import InferenceMetrics
 from inference.metrics_http import MetricsServer
@@ -33,7 +41,7 @@ from services import valkey
 from services.config import ConfigError
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
-from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_MODEL, STORE, Router
+from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_MODEL, LABEL_POOL, LABEL_REGION, STORE, Router
 from services.rpc import Channels, GrpcServer
 
 READ_WINDOW: Final = "/isthmus.context.v1.ContextService/ReadWindow"
@@ -123,11 +131,12 @@ class InferenceRoom:
         settings = self._context.settings
         # Before anything loads: it says what is not installed.
         embedder = self.embedder = create_embedder(settings, texts)
-        context = EngineContext(self._settings, files, tokenizer, settings.vllm, settings.openai)
+        context = EngineContext(self._settings, files, tokenizer, settings.vllm, settings.openai, settings.anthropic)
         engine = self.engine = create_engine(context)
         self._closing.push_async_callback(engine.stop)
         await engine.start()
-        await _warm(engine, template)
+        if not is_conversational(self._settings.engine):
+            await _warm(engine, template)
         if embedder.model in (engine.model, *engine.adapters):
             raise ConfigError(
                 f"inference.model: {embedder.model!r} is the name of the model that makes vectors; expected another one"
@@ -149,8 +158,7 @@ class InferenceRoom:
             self._closing.push_async_callback(self._metrics_server.stop)
 
     async def _watch(self, engine: Engine, template: ChatTemplate, metrics: InferenceMetrics) -> None:
-        # Somebody else's server has a bound on its silence, and is not ours to start again.
-        if self._settings.engine.startswith("openai:"):
+        if is_elsewhere(self._settings.engine):
             return
         settings = self._context.settings
         end = partial(end_process, (settings.rpc.drain_ms_max + self._settings.engine_stop_ms_max) / 1000)
@@ -185,6 +193,8 @@ class InferenceRoom:
             "overhead_tokens": str(model.overhead_tokens),
             "max_output_tokens_default": str(model.max_output_tokens_default),
             LABEL_ADAPTERS: ",".join(model.adapters),
+            LABEL_POOL: self._settings.pool,
+            LABEL_REGION: self._settings.region,
         }
         membership = self._context.settings.membership
         member = Member(

@@ -20,6 +20,10 @@ from services.rpc import Channels
 STORE: Final = "context_store"
 INFERENCE: Final = "inference"
 LABEL_MODEL: Final = "model"
+# The pool that a replica is of, and its region.
+LABEL_POOL: Final = "pool"
+LABEL_REGION: Final = "region"
+POOL_DEFAULT: Final = "default"
 # Names of adapters that may be asked for as models, with commas between them.
 LABEL_ADAPTERS: Final = "adapters"
 
@@ -50,19 +54,19 @@ class Circles:
     def __init__(self, view: View, settings: MembershipSettings) -> None:
         self._view = view
         self._settings = settings
-        self._circles: dict[tuple[str, str], Circle] = {}
+        self._circles: dict[tuple[str, str, str], Circle] = {}
 
-    def get(self, room: str, model: str = "") -> Circle:
-        """The ring of a room's ready members, or of those that serve a model. Some member is on it.
+    def get(self, room: str, model: str = "", pool: str = "") -> Circle:
+        """The ring of a room's ready members, or of those that serve a model, or are of a pool. Some member is on it.
 
         Raises UPSTREAM_UNAVAILABLE with RetryInfo while none is ready, MODEL_NOT_FOUND when none of them serves the
         model.
         """
-        circle = self._circles.get((room, model))
+        circle = self._circles.get((room, model, pool))
         version = self._view.version(room)
         if circle is None or circle.version != version:
-            members = self._candidates(room, model)
-            circle = self._circles[room, model] = Circle(members, self._ring(members, circle), version)
+            members = self._candidates(room, model, pool)
+            circle = self._circles[room, model, pool] = Circle(members, self._ring(members, circle), version)
         return circle
 
     def owner(self, tenant: str, session: str) -> Member | None:
@@ -81,8 +85,8 @@ class Circles:
         settings = self._settings
         return Ring(weights, settings.ring_virtual_nodes, settings.ring_slots_count, settings.ring_share_factor)
 
-    def _candidates(self, room: str, model: str) -> list[Member]:
-        members = list(self._view.ready(room))
+    def _candidates(self, room: str, model: str, pool: str) -> list[Member]:
+        members = [member for member in self._view.ready(room) if not pool or pool_of(member) == pool]
         if not members and room == STORE:
             # Shards that drain refuse what is new by themselves, and finish what is open.
             members = [member for member in self._view.members(room) if member.state is State.DRAINING]
@@ -97,7 +101,11 @@ class Circles:
             )
         if room == INFERENCE:
             # They take nothing new. On the ring they keep what was theirs from moving before they have gone.
-            draining = (member for member in self._view.members(room) if member.state is State.DRAINING)
+            draining = [
+                member
+                for member in self._view.members(room)
+                if member.state is State.DRAINING and (not pool or pool_of(member) == pool)
+            ]
             serving += [member for member in draining if not model or model in models_of(member)]
         return serving
 
@@ -155,14 +163,17 @@ class Router:
         warm: str = "",
         full: Collection[str] = frozenset(),
         free: int = 0,
+        pool: str = "",
+        out: Collection[str] = frozenset(),
     ) -> Placed:
         """As `inference`, and why it is that replica.
 
-        `warm` names one that has the session's prefix, `full` those that have refused. A replica with less than `free`
-        calls in flight has room whatever the others do. Raises LookupError too, where all that are ready are full.
+        `warm` names one that has the session's prefix, `full` those that have refused, `out` those that take no part.
+        A replica with less than `free` calls in flight has room whatever the others do. `pool` leaves those of other
+        pools aside. Raises LookupError too, where all that are ready are full, or out.
         """
-        circle, key = self._circles.get(INFERENCE, model), session_key(tenant, session)
-        ready = {member.id for member in circle.members.values() if member.state is State.READY}
+        circle, key = self._circles.get(INFERENCE, model, pool), session_key(tenant, session)
+        ready = {member.id for member in circle.members.values() if member.state is State.READY}.difference(out)
         suspects = self._suspects_of(INFERENCE, ready.difference(full))
         away = suspects.union(circle.members.keys() - ready)
         bounds = Bounds(self._settings.load_factor, free)
@@ -202,3 +213,8 @@ def models_of(member: Member) -> list[str]:
     """The names of the models that a replica serves: its own, then its adapters'."""
     adapters = member.labels.get(LABEL_ADAPTERS, "")
     return [member.labels.get(LABEL_MODEL, ""), *filter(None, adapters.split(","))]
+
+
+def pool_of(member: Member) -> str:
+    """The pool that a replica announces; those of other releases announce none, and are of the usual one."""
+    return member.labels.get(LABEL_POOL, POOL_DEFAULT)

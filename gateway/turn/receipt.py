@@ -43,6 +43,7 @@ class Ledger:
         self._shard = ""
         self._replica = ""
         self._model = ""
+        self._pool = ""
         self._hand_over: turn_pb2.Hop | None = None
         self._placement: turn_pb2.Placement | None = None
         self._continuations: list[turn_pb2.Continuation] = []
@@ -70,11 +71,12 @@ class Ledger:
         leg: Leg,
         event: inference_service_pb2.GenerateResponse.Started,
         placement: turn_pb2.Placement | None = None,
+        pool: str = "",
     ) -> Sequence[turn_pb2.Hop]:
         """The replica has the whole window. Where it goes on with a reply, what it says of tokens takes the place of
         what the one before it said.
         """
-        self._replica, self._model, self._placement = event.replica, event.model, placement
+        self._replica, self._model, self._placement, self._pool = event.replica, event.model, placement, pool
         if self._lost is not None:
             self._lost.replica = event.replica
             self._continuations.append(self._lost)
@@ -131,6 +133,7 @@ class Ledger:
             shard=self._shard,
             replica=self._replica,
             model=self._model,
+            pool=self._pool,
             trace_id=trace_id,
             total_ms=_ms(now - self._received_at),
             durability=self._durability,

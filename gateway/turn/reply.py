@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import aclosing
-from typing import Final, TypeAlias
+from typing import Final
 
-import grpc.aio
 from isthmus.context.v1 import context_service_pb2, summary_pb2, window_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
@@ -16,19 +14,20 @@ from isthmus.session.v1 import message_pb2, turn_pb2
 
 from gateway.models.placements import placement
 from gateway.models.replicas import Replica, Replicas
+from gateway.pools.outcome import is_settled
 from gateway.retry import is_transient, retrying
+from gateway.turn.attempt import Attempt, first_to_answer
 from gateway.turn.calls import Errand, Reply
 from gateway.turn.driven import Stop
 from gateway.turn.emitted import Emitted
-from gateway.turn.receipt import Ledger, Leg
+from gateway.turn.receipt import Ledger
+from gateway.turn.tries import Tries, is_worth_waiting
 from services.config import GatewaySettings
-from services.errors import IsthmusError, UpstreamUnavailable, from_rpc_error
+from services.errors import IsthmusError, UpstreamUnavailable
 
-# In quotes, since grpc's own classes take no parameters when they run.
-GenerateCall: TypeAlias = (
-    "grpc.aio.UnaryStreamCall[inference_service_pb2.GenerateRequest, inference_service_pb2.GenerateResponse]"
-)
 Piece = context_service_pb2.OutputPiece
+# The label of a turn that says what it is for.
+_TASK: Final = "task"
 _OPEN: Final = turn_pb2.FINISH_REASON_UNSPECIFIED
 
 
@@ -44,9 +43,8 @@ class ReplyStream:
         self._ledger = ledger
         self._stop = stop
         self._manifest = window_pb2.Manifest()
-        self._replica: Replica | None = None
-        self._call: GenerateCall | None = None
-        self._first: inference_service_pb2.GenerateResponse | None = None
+        self._attempt: Attempt | None = None
+        self._tries = Tries(replicas.pools, settings.resilience.retry)
         self._emitted = Emitted()
         self._continuations = 0
         self._size_bytes = 0
@@ -68,11 +66,13 @@ class ReplyStream:
         """Hands the window to a replica and waits for its first text: the hops of that.
 
         A replica that goes away before that is passed over for the next one on the ring, for
-        `gateway.upstream_wait_ms_max`; one that is full at once, as long as there are others.
+        `gateway.upstream_wait_ms_max`; one that is full at once, as long as there are others. Where a provider failed,
+        the next pool is asked, within the budget of `gateway.resilience.retry`.
         """
         self._manifest = manifest
+        self._tries.turn()
         seconds = min(self._settings.upstream_wait_ms_max / 1000, self._errand.until - time.monotonic())
-        return await retrying(self._hand_over, self._settings, seconds)
+        return await retrying(self._hand_over, self._settings, seconds, on=is_worth_waiting)
 
     async def events(self) -> AsyncGenerator[Piece | turn_pb2.Hop, None]:
         """The reply as it comes, delta by delta, with the hops of those replicas that go on with it.
@@ -87,7 +87,7 @@ class ReplyStream:
                         yield delta
                 return
             except IsthmusError as error:
-                if not is_transient(error):
+                if not is_transient(error) and not is_settled(error):
                     raise
                 if self._finish_reason != _OPEN:
                     return
@@ -103,21 +103,19 @@ class ReplyStream:
 
     def close(self) -> None:
         """Ends the replica's work, if it still goes on, and no longer counts as its load."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        if self._replica is not None:
-            self._replicas.release(self._replica)
-            self._replica = None
+        if self._attempt is not None:
+            self._attempt.close()
+            self._attempt = None
 
     async def _deltas(self) -> AsyncGenerator[Piece, None]:
         """What one replica says. Tokens that are no whole character yet come without a text."""
-        replica, event = self._replica, self._first
-        assert replica is not None
+        attempt = self._attempt
+        assert attempt is not None
+        replica, event = attempt.replica, attempt.first
         while event is not None:
             kind = event.WhichOneof("event")
             if kind == "finished":
-                self._finish(event)
+                self._finish(event, replica)
             elif kind == "delta":
                 delta = event.delta
                 self._ledger.streamed(time.monotonic(), event.ByteSize(), has_text=bool(delta.text))
@@ -128,7 +126,8 @@ class ReplyStream:
                 yield Piece(
                     text=delta.text, logprobs=delta.logprobs, token_ids=delta.token_ids, tokenizer=replica.tokenizer
                 )
-            event = await self._read()
+            with self._stop.cancelling(attempt.cancel):
+                event = await attempt.read()
         if self._finish_reason == _OPEN:
             raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
 
@@ -145,8 +144,9 @@ class ReplyStream:
 
     async def _go_on(self, error: IsthmusError) -> Sequence[turn_pb2.Hop]:
         self._continuations += 1
-        if self._replica is not None:
-            self._replicas.suspect(self._replica)
+        if self._attempt is not None:
+            self._replicas.suspect(self._attempt.replica)
+            self._tries.failed(self._attempt.replica.member_id, error)
         if self._emitted.given_out:
             self._ledger.lost(time.monotonic(), self._emitted.tokens, error.reason)
         else:
@@ -156,40 +156,77 @@ class ReplyStream:
     async def _hand_over(self) -> Sequence[turn_pb2.Hop]:
         """Starts the reply, or what is left of it, at a replica that has room for it."""
         full: set[str] = set()
-        errand = self._errand
         while True:
             self._stop.check()
             self.close()
-            self._replica = self._replicas.pick(errand.tenant, errand.session, errand.limits.name, full)
+            replica = await self._tries.next(lambda: self._pick(full), self._errand.until)
+            attempts = [self._attempted(replica)]
             try:
-                return await self._start(self._replica)
+                return await self._start(attempts, full)
             except IsthmusError as error:
+                for each in attempts:
+                    each.close()
                 if is_transient(error):
-                    self._replicas.suspect(self._replica)
+                    self._replicas.suspect(attempts[-1].replica)
+                if self._tries.failed(attempts[-1].replica.member_id, error):
+                    continue
                 if error.reason != errors_pb2.ERROR_REASON_OVERLOADED:
                     raise
-                full.add(self._replica.member_id)
-                if self._replicas.is_other(errand.limits.name, full):
+                full.update(each.replica.member_id for each in attempts)
+                if self._replicas.is_other(self._errand.limits.name, full):
                     continue
                 if self._emitted.given_out:
                     # To wait for a place costs the client a pause, to fail now the whole reply.
                     raise UpstreamUnavailable(error.message, error.retry_after_ms) from None
                 raise
 
-    async def _start(self, replica: Replica) -> Sequence[turn_pb2.Hop]:
-        request = self._request()
-        started_at = time.monotonic()
-        self._call = replica.stub.Generate(request, timeout=max(0.0, self._errand.until - started_at))
-        event = await self._read()
-        if event is None or event.WhichOneof("event") != "started":
-            raise UpstreamUnavailable("the replica ended its stream before it had the window")
-        leg = Leg(time.monotonic() - started_at, request.ByteSize(), event.ByteSize())
-        self._replicas.served(self._errand.tenant, self._errand.session, replica)
-        self._first = await self._read()
-        placed = placement(replica.choice, self._manifest, event.started, self._errand.limits.overhead_tokens)
-        return self._ledger.started(leg, event.started, placed)
+    def _pick(self, full: Collection[str]) -> Replica:
+        errand = self._errand
+        return self._replicas.pick(
+            errand.tenant,
+            errand.session,
+            errand.limits.name,
+            {*full, *self._tries.failed_at},
+            tokens=self._manifest.tokens,
+            output_tokens=errand.budget.output_tokens_max,
+            task=errand.request.labels.get(_TASK, ""),
+        )
 
-    def _request(self) -> inference_service_pb2.GenerateRequest:
+    def _attempted(self, replica: Replica) -> Attempt:
+        request = self._request(replica.model)
+        return Attempt(replica, self._replicas, request, self._errand.until, self._stop)
+
+    async def _start(self, attempts: list[Attempt], full: Collection[str]) -> Sequence[turn_pb2.Hop]:
+        """Starts the attempt, and a second one where its pool is slow today; what is begun is added to `attempts`."""
+        attempt = attempts[0]
+        after_s = self._replicas.pools.get(attempt.replica.pool).hedge_after_s()
+
+        def hedge() -> Attempt | None:
+            replica = self._tries.hedge(lambda: self._pick({*full, attempt.replica.member_id}))
+            if replica is not None:
+                attempts.append(self._attempted(replica))
+            return attempts[1] if replica is not None else None
+
+        def cancel() -> None:
+            for each in attempts:
+                each.cancel()
+
+        with self._stop.cancelling(cancel):
+            if after_s is None or self._emitted.given_out:
+                await attempt.start()
+            else:
+                attempt = await first_to_answer(attempt, after_s, hedge)
+        return self._started(attempt)
+
+    def _started(self, attempt: Attempt) -> Sequence[turn_pb2.Hop]:
+        self._attempt, replica = attempt, attempt.replica
+        self._tries.answered()
+        self._replicas.served(self._errand.tenant, self._errand.session, replica)
+        overhead_tokens = self._errand.limits.overhead_tokens
+        placed = placement(replica.choice, self._manifest, attempt.started, overhead_tokens)
+        return self._ledger.started(attempt.leg, attempt.started, placed, replica.pool)
+
+    def _request(self, model: str) -> inference_service_pb2.GenerateRequest:
         request = self._errand.request
         params = message_pb2.SamplingParams()
         params.CopyFrom(request.params)
@@ -199,39 +236,18 @@ class ReplyStream:
             session=self._errand.session,
             manifest=self._manifest,
             params=params,
-            model=self._errand.limits.name,
+            model=model,
             priority=request.priority,
             emitted=self._emitted.message() if self._emitted.given_out else None,
         )
 
-    async def _read(self) -> inference_service_pb2.GenerateResponse | None:
-        """The stream's next message, None at its end; the stop's reason once the turn was stopped."""
-        self._stop.check()
-        call = self._call
-        assert call is not None
-        with self._stop.cancelling(call.cancel):
-            try:
-                event = await call.read()
-            except grpc.aio.AioRpcError as error:
-                self._stop.check()
-                raise from_rpc_error(error) from None
-            except asyncio.CancelledError:
-                # A stop cancels the call, a caller that has gone cancels this task: the latter has to be let through.
-                if not _being_cancelled():
-                    self._stop.check()
-                raise
-        return event if isinstance(event, inference_service_pb2.GenerateResponse) else None
-
-    def _finish(self, event: inference_service_pb2.GenerateResponse) -> None:
+    def _finish(self, event: inference_service_pb2.GenerateResponse, replica: Replica) -> None:
         self._finish_reason = event.finished.finish_reason
-        self._counts = tuple(event.finished.counts)
+        # Counts mean something under the tokenizer for which the window was planned.
+        if replica.tokenizer == self._errand.limits.tokenizer:
+            self._counts = tuple(event.finished.counts)
         self.finished_hops = self._ledger.finished(event.ByteSize(), event.finished)
 
     def _fits(self, text: str) -> bool:
         self._size_bytes += len(text.encode())
         return self._size_bytes <= self._settings.reply_bytes_max
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -6,18 +6,16 @@ generated. A server that tells text alone has it encoded here: other ids perhaps
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
 
 import httpx
-from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import message_pb2, turn_pb2
 
-from inference.engine import EngineContext, EngineOutput, EngineRequest, engine_failed
+from inference.engine import EngineContext, EngineOutput, EngineRequest
+from inference.engines.provider import Provider
 from inference.model_files import ModelFilesError
-from services.errors import IsthmusError, UpstreamUnavailable
 
 _SAMPLES: Final = frozenset(
     {
@@ -31,10 +29,7 @@ _SAMPLES: Final = frozenset(
     }
 )
 _PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES - {"structured_output"}))
-_FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
-_MESSAGE_CHARS_MAX: Final = 500
-_ERROR_BYTES_MAX: Final = 64 << 10
-_RETRY_MS: Final = 1_000
+FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 
 
 class OpenAIEngine:
@@ -46,7 +41,6 @@ class OpenAIEngine:
         self.context_tokens_max = context.settings.context_tokens_max or context.files.vocabulary.context_tokens_max
         self.adapters: tuple[str, ...] = ()
         self.samples = _SAMPLES
-        self.steps = 0
         self.is_loading = False
         self.running = 0
         self._settings = settings
@@ -56,19 +50,22 @@ class OpenAIEngine:
         self._served = settings.model or ""
         self._url = context.settings.engine.partition(":")[2].rstrip("/")
         key = os.environ.get(settings.api_key_env)
-        self._client = httpx.AsyncClient(
-            base_url=self._url if httpx.URL(self._url).path.strip("/") else f"{self._url}/v1",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(settings.silence_ms_max / 1000, connect=settings.connect_ms_max / 1000),
-            limits=httpx.Limits(max_connections=context.settings.requests_running_max + 1),
+        self._provider = Provider(
+            self._url,
+            {"Authorization": f"Bearer {key}"} if key else {},
+            silence_ms_max=settings.silence_ms_max,
+            connect_ms_max=settings.connect_ms_max,
+            connections_max=context.settings.requests_running_max + 1,
         )
+
+    @property
+    def steps(self) -> int:
+        return self._provider.steps
 
     async def start(self) -> None:
         """Asks what is served there. Raises ModelFilesError where nobody answers, or the wanted model is not there."""
         try:
-            answer = await self._client.get("models")
-            answer.raise_for_status()
-            served: list[dict[str, Any]] = answer.json()["data"]
+            served: list[dict[str, Any]] = (await self._provider.get("models"))["data"]
             names = [str(each["id"]) for each in served]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise ModelFilesError(
@@ -84,7 +81,7 @@ class OpenAIEngine:
             self.context_tokens_max = min(self._bound or length, length)
 
     async def stop(self) -> None:
-        await self._client.aclose()
+        await self._provider.aclose()
 
     async def forget(self, session: str) -> int:
         return 0
@@ -92,27 +89,21 @@ class OpenAIEngine:
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         self.running += 1
         try:
-            async with self._client.stream("POST", "completions", json=self._body(request)) as answer:
-                if answer.status_code != httpx.codes.OK:
-                    raise await _refusal(answer)
+            async with self._provider.stream("completions", self._body(request)) as answer:
                 cached: int | None = None
                 finish = turn_pb2.FINISH_REASON_UNSPECIFIED
-                async for line in answer.aiter_lines():
-                    event = _event(line)
-                    if event is None:
-                        continue
-                    self.steps += 1
-                    cached = _cached_tokens(event, cached)
+                limits = answer.limits
+                async for event in answer.events:
+                    cached = cached_tokens(event, cached)
                     for choice in event.get("choices", ()):
-                        finish = _FINISH.get(choice.get("finish_reason"), finish)
+                        finish = FINISH.get(choice.get("finish_reason"), finish)
                         ids = self._ids(choice)
                         if ids:
-                            yield EngineOutput(ids, cached_tokens=cached, logprobs=_logprobs(choice))
+                            yield EngineOutput(ids, cached_tokens=cached, logprobs=_logprobs(choice), limits=limits)
+                            limits = None
                 if not finish:
-                    raise UpstreamUnavailable(f"{self._url} ended its stream before the reply was finished")
+                    raise self._provider.broken_off()
                 yield EngineOutput((), finish, cached)
-        except httpx.HTTPError as error:
-            raise UpstreamUnavailable(f"{self._url} went away: {error!r}") from error
         finally:
             self.running -= 1
 
@@ -151,21 +142,8 @@ def _form(wanted: message_pb2.StructuredOutput) -> dict[str, Any]:
             return {"choice": list(wanted.choices.texts)}
 
 
-def _event(line: str) -> dict[str, Any] | None:
-    """An event of the stream; None for what is none. Raises ENGINE_FAILED for an error that came in mid-stream."""
-    field, _, value = line.partition(":")
-    if field != "data" or value.strip() == "[DONE]":
-        return None
-    try:
-        event = json.loads(value)
-    except ValueError:
-        raise engine_failed(f"the server sent what is no JSON: {value[:_MESSAGE_CHARS_MAX]}") from None
-    if not isinstance(event, dict) or "error" in event:
-        raise engine_failed(f"the server failed on this request: {value[:_MESSAGE_CHARS_MAX]}")
-    return event
-
-
-def _cached_tokens(event: Mapping[str, Any], before: int | None) -> int | None:
+def cached_tokens(event: Mapping[str, Any], before: int | None) -> int | None:
+    """Prompt tokens found in the cache, as the event's usage has them, or as was known before."""
     details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
     cached = details.get("cached_tokens")
     return int(cached) if cached is not None else before
@@ -185,22 +163,3 @@ def _logprobs(choice: Mapping[str, Any]) -> tuple[message_pb2.TokenLogprob, ...]
         )
         for token, value, top in zip(tokens, values, tops or [None] * len(tokens), strict=False)
     )
-
-
-async def _refusal(answer: httpx.Response) -> IsthmusError:
-    body = b""
-    async for piece in answer.aiter_bytes():
-        body += piece
-        if len(body) > _ERROR_BYTES_MAX:
-            break
-    said = body.decode(errors="replace")[:_MESSAGE_CHARS_MAX]
-    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        after = answer.headers.get("retry-after", "")
-        return IsthmusError(
-            errors_pb2.ERROR_REASON_OVERLOADED,
-            f"the server has too many requests: {said}",
-            retry_after_ms=int(after) * 1_000 if after.isdecimal() else _RETRY_MS,
-        )
-    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return UpstreamUnavailable(f"the server answered {answer.status_code}: {said}")
-    return engine_failed(f"the server refused the request with {answer.status_code}: {said}")

@@ -12,6 +12,7 @@ import typer
 
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
 from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
+from services.cli.pools_app import pools_app
 from services.cli.tenants_app import tenants_app
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ shards_app = typer.Typer(
     help="List the shards of a running mesh, add or drain one; alone it lists.", invoke_without_command=True
 )
 app.add_typer(shards_app, name="shards")
+app.add_typer(pools_app, name="pools")
 app.add_typer(tenants_app, name="tenants")
 
 
@@ -56,13 +58,14 @@ def up(
     ] = None,
     grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The gRPC edge [127.0.0.1:8081].")] = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model engine: local, vllm, openai:URL or scripted [local].")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="local, vllm, openai:URL, openai-chat:URL, anthropic:URL or scripted [local]."
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="PATH|NAME", help="vllm: the model's folder, or its name on the hub. openai:URL: its name."
-        ),
+        typer.Option(metavar="PATH|NAME", help="vllm: the model's folder, or its name on the hub. A URL's: its name."),
     ] = None,
     shards: Annotated[int | None, typer.Option(metavar="N", help="Context store processes [2].")] = None,
     replicas: Annotated[int | None, typer.Option(metavar="N", help="Inference processes [1].")] = None,

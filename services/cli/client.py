@@ -12,6 +12,7 @@ from typing import Final, TypeVar, cast
 
 import grpc
 from isthmus.errors.v1 import errors_pb2
+from isthmus.gateway.v1 import pool_service_pb2, pool_service_pb2_grpc
 from isthmus.session.v1 import (
     deletion_pb2,
     document_pb2,
@@ -77,6 +78,7 @@ class Client:
         self._channel = grpc.insecure_channel(target, options=options)
         channel = grpc.intercept_channel(self._channel, Bearer(api_key)) if api_key else self._channel
         self.stub = session_service_pb2_grpc.SessionServiceStub(channel)
+        self._pools = pool_service_pb2_grpc.PoolServiceStub(channel)
 
     def __enter__(self) -> Client:
         return self
@@ -87,6 +89,26 @@ class Client:
     def close(self) -> None:
         """Ends the connection; open calls end as cancelled."""
         self._channel.close()
+
+    def pools(self) -> pool_service_pb2.ListPoolsResponse:
+        """The pools as the gateway sees them."""
+        request = pool_service_pb2.ListPoolsRequest()
+        return self._repeat(lambda: self._pools.ListPools(request, timeout=UNARY_S_MAX))
+
+    def pool(self, pool: str) -> pool_service_pb2.Pool:
+        """One of them. Raises NOT_FOUND."""
+        request = pool_service_pb2.GetPoolRequest(name=pool_name(pool))
+        return self._repeat(lambda: self._pools.GetPool(request, timeout=UNARY_S_MAX))
+
+    def drain_pool(self, pool: str) -> pool_service_pb2.Pool:
+        """Has no gateway begin a reply there."""
+        request = pool_service_pb2.DrainPoolRequest(name=pool_name(pool))
+        return self._repeat(lambda: self._pools.DrainPool(request, timeout=UNARY_S_MAX))
+
+    def resume_pool(self, pool: str) -> pool_service_pb2.Pool:
+        """Takes it back into service."""
+        request = pool_service_pb2.ResumePoolRequest(name=pool_name(pool))
+        return self._repeat(lambda: self._pools.ResumePool(request, timeout=UNARY_S_MAX))
 
     def ensure_session(self, session_id: str | None) -> session_pb2.Session:
         """The session of this id, made if there is none; None makes one whose id the server chooses."""
@@ -178,7 +200,9 @@ class Client:
         while True:
             try:
                 for event in self._run_turn_once(request):
-                    patience.renew()
+                    # That it was accepted again is none, nor is the way to a replica that fails each time.
+                    if event.HasField("delta"):
+                        patience.renew()
                     yield event
                 return
             except IsthmusError as error:
@@ -259,6 +283,11 @@ def translated() -> Iterator[None]:
 def session_name(session_id: str) -> str:
     """`sessions/{id}`, also for a name that is one already."""
     return f"sessions/{session_id.removeprefix('sessions/')}"
+
+
+def pool_name(pool: str) -> str:
+    """`pools/{name}`, also for a name that is one already."""
+    return f"pools/{pool.removeprefix('pools/')}"
 
 
 def session_id(session: session_pb2.Session) -> str:

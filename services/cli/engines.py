@@ -9,7 +9,7 @@ from services.cli.errors import EXIT_USAGE, CliError
 
 VLLM: Final = "vllm"
 # Engines that a model can be chosen for, each by a section of the settings.
-_WITH_MODELS: Final = (VLLM, "openai")
+_WITH_MODELS: Final = {VLLM: VLLM, "openai": "openai", "openai-chat": "openai", "anthropic": "anthropic"}
 
 
 def require_engine(engine: str, model: str | None = None) -> None:
@@ -21,10 +21,14 @@ def require_engine(engine: str, model: str | None = None) -> None:
             exit_code=EXIT_USAGE,
         )
     if model is not None and not model_section(engine, model):
-        raise CliError("USAGE", "--model goes with --engine vllm or --engine openai:URL", exit_code=EXIT_USAGE)
+        raise CliError(
+            "USAGE",
+            "--model goes with --engine vllm, openai:URL, openai-chat:URL or anthropic:URL",
+            exit_code=EXIT_USAGE,
+        )
 
 
 def model_section(engine: str, model: str | None) -> dict[str, dict[str, object]]:
     """The settings by which the engine runs the model; none for the model that it has by itself."""
     name = engine.partition(":")[0]
-    return {name: {"model": model}} if model is not None and name in _WITH_MODELS else {}
+    return {_WITH_MODELS[name]: {"model": model}} if model is not None and name in _WITH_MODELS else {}

@@ -5,11 +5,21 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 """
 
 from services.config.access import AccessSettings
-from services.config.engines import OpenAISettings, VllmSettings
+from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
 from services.config.limits import CallerLimits, LimitsSettings, Price
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
+from services.config.pools import (
+    BreakerSettings,
+    HedgeSettings,
+    PoolSettings,
+    PriceSettings,
+    ResilienceSettings,
+    RetrySettings,
+    RouteSettings,
+    RuleSettings,
+)
 from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
@@ -20,19 +30,28 @@ __all__ = [
     "ENV_CONFIG",
     "ENV_PREFIX",
     "AccessSettings",
+    "AnthropicSettings",
+    "BreakerSettings",
     "CallerLimits",
     "CompressorSettings",
     "ConfigError",
     "GatewaySettings",
+    "HedgeSettings",
     "InferenceSettings",
     "LimitsSettings",
     "MembershipSettings",
     "MeshSettings",
     "OpenAISettings",
+    "PoolSettings",
     "Price",
+    "PriceSettings",
     "QuotaLimits",
     "QuotaSettings",
+    "ResilienceSettings",
+    "RetrySettings",
+    "RouteSettings",
     "RpcSettings",
+    "RuleSettings",
     "Section",
     "Settings",
     "StoreSettings",

@@ -1,9 +1,9 @@
-"""The engines that have settings of their own: vLLM, and servers of OpenAI's shape."""
+"""The engines that have settings of their own: vLLM, and servers of OpenAI's and Anthropic's shape."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -52,7 +52,9 @@ class VllmSettings(Section):
 
 
 class OpenAISettings(Section):
-    """The engine `openai:URL`: a server that completes prompts of token ids, such as `vllm serve`."""
+    """The engines `openai:URL`, a server that completes prompts of token ids, such as `vllm serve`; and
+    `openai-chat:URL`, one that takes conversations.
+    """
 
     # The model there; None takes the first that it lists.
     model: str | None = Field(default=None, min_length=1, max_length=256)
@@ -66,3 +68,19 @@ class OpenAISettings(Section):
     # Whether to send what vLLM's servers take and others may refuse: a cache salt for each tenant, priorities, the ids
     # that end a reply, and that the reply's ids are told.
     vllm_fields: bool = True
+    # What `openai-chat:URL` calls the reply's length: newer models of OpenAI take `max_completion_tokens` alone.
+    chat_length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+class AnthropicSettings(Section):
+    """The engine `anthropic:URL`: a provider that has the Messages API."""
+
+    # The model there; the engine does not start without one.
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    # The environment variable that holds the key.
+    api_key_env: str = Field(default="ANTHROPIC_API_KEY", min_length=1, max_length=256)
+    # The version of the API that is asked for.
+    version: str = Field(default="2023-06-01", min_length=1, max_length=63)
+    connect_ms_max: int = Field(default=5_000, ge=1)
+    # Silence on a stream after which it counts as broken; the API pings while it thinks.
+    silence_ms_max: int = Field(default=60_000, ge=1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.config.access import AccessSettings
 from services.config.limits import LimitsSettings
+from services.config.pools import TIER, PoolSettings, ResilienceSettings, RouteSettings
 from services.config.section import Section
 
 
@@ -16,6 +17,10 @@ class GatewaySettings(Section):
     access: AccessSettings = AccessSettings()
     # What they may use up, and the line before turns.
     limits: LimitsSettings = LimitsSettings()
+    # Pools by name, the routes to them by the model that is asked for, and what their failures may cost.
+    pools: dict[str, PoolSettings] = Field(default_factory=dict, max_length=256)
+    routes: dict[str, RouteSettings] = Field(default_factory=dict, max_length=256)
+    resilience: ResilienceSettings = ResilienceSettings()
     # Turns under way at once; one more waits in line.
     turns_count_max: int = Field(default=512, ge=1)
     # Readers of turns that are there, driven here or not; one more is OVERLOADED.
@@ -66,3 +71,13 @@ class GatewaySettings(Section):
     chat_lookups_count_max: int = Field(default=4, ge=1, le=64)
     # An idle connection is closed after this, in whole seconds.
     http_keepalive_ms: int = Field(default=5_000, ge=1_000)
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> GatewaySettings:
+        known = {*self.pools, *(f"{TIER}{pool.tier}" for pool in self.pools.values() if pool.tier)}
+        for name, route in self.routes.items():
+            for pool in (pool for rule in route.rules for pool in rule.pools):
+                if pool not in known:
+                    expected = ", ".join(sorted(known)) or "that gateway.pools has some"
+                    raise ValueError(f"routes.{name}: {pool!r} is no pool; expected one of {expected}")
+        return self

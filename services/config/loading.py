@@ -10,11 +10,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.config.engines import OpenAISettings, VllmSettings
+from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
 from services.config.rooms import CompressorSettings, InferenceSettings
@@ -58,9 +58,24 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     vllm: VllmSettings = VllmSettings()
     openai: OpenAISettings = OpenAISettings()
+    anthropic: AnthropicSettings = AnthropicSettings()
     gateway: GatewaySettings = GatewaySettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     supervisor: SupervisorSettings = SupervisorSettings()
+
+    @model_validator(mode="after")
+    def _replicas_have_such_settings(self) -> Settings:
+        for number, sections in enumerate(self.supervisor.replicas):
+            for name, values in sections.items():
+                key = f"supervisor.replicas[{number}].{name}"
+                section = getattr(self, name, None) if name in type(self).model_fields else None
+                if not isinstance(section, BaseModel):
+                    raise ValueError(f"{key}: unknown section; expected one of {', '.join(type(self).model_fields)}")
+                try:
+                    type(section).model_validate(section.model_dump(exclude_unset=True) | values)
+                except ValidationError as error:
+                    raise ValueError(f"{key}: {'; '.join(_explain(each) for each in error.errors())}") from None
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from services.config.section import Section
 
-_ENGINE: Final = re.compile(r"local|vllm|scripted|openai:https?://[^/\s]+(/\S*)?")
+_ENGINE: Final = re.compile(r"local|vllm|scripted|(openai|openai-chat|anthropic):https?://[^/\s]+(/\S*)?")
 
 
 class CompressorSettings(Section):
@@ -48,8 +48,12 @@ class InferenceSettings(Section):
     """A model replica."""
 
     # `local` runs a small real model on the CPU, `vllm` any model in this process, `openai:URL` stands before a server
-    # of OpenAI's shape, and `scripted` makes text up at a set pace, for tests.
+    # of OpenAI's shape that completes token ids, `openai-chat:URL` and `anthropic:URL` before providers that take
+    # conversations, and `scripted` makes text up at a set pace, for tests.
     engine: str = Field(default="local", max_length=1_024)
+    # The pool that the replica is of, by which gateways route (`gateway.pools`), and where it is.
+    pool: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    region: str = Field(default="", max_length=63, pattern=r"^[\x21-\x7e]*$")
     # The name under which the model is served; None takes the engine's own.
     model: str | None = Field(default=None, min_length=1, max_length=256)
     # None takes what the model was trained for; a smaller number saves memory.
@@ -104,5 +108,8 @@ class InferenceSettings(Section):
     @classmethod
     def _known(cls, engine: str) -> str:
         if not _ENGINE.fullmatch(engine):
-            raise ValueError("expected 'local', 'vllm', 'scripted', or 'openai:' with a server's http or https URL")
+            raise ValueError(
+                "expected 'local', 'vllm', 'scripted', or 'openai:', 'openai-chat:' or 'anthropic:' with"
+                " a server's http or https URL"
+            )
         return engine

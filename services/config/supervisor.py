@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ class SupervisorSettings(Section):
     # Where the gateway listens; port 0 takes a free one.
     http: str = "127.0.0.1:8080"
     grpc: str = "127.0.0.1:8081"
+    # Settings of their own for the replicas, by number: `[{inference = {engine = "…", pool = "large"}}, …]`, each over
+    # what all have. There are as many replicas as are named here, or as `mesh.replicas` says if that is more.
+    replicas: tuple[dict[str, dict[str, Any]], ...] = Field(default=(), max_length=64)
     # The other processes' ports; keep them below the system's ephemeral range.
     port_min: int = Field(default=20_000, ge=1_024, le=65_535)
     port_max: int = Field(default=32_000, ge=1_024, le=65_535)

@@ -21,7 +21,7 @@ from services.supervisor.logline import LogLine
 from services.supervisor.logmux import OWN_NAME, Echo, LogMux, RotatingFile
 from services.supervisor.plan import Plan, RoomPlan, ValkeyPlan, child_environment, inner_addresses, mesh_plan, rooms
 from services.supervisor.ports import Address
-from services.supervisor.replicas import allowances, with_cores_shared
+from services.supervisor.replicas import allowances, environments, with_all_named, with_cores_shared
 from services.supervisor.shards import Shards
 from services.supervisor.state import MeshState
 from services.supervisor.supervisor import Supervisor
@@ -54,6 +54,7 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
 
     Raises AddressTaken if one of the two addresses that users see cannot be had.
     """
+    settings = with_all_named(settings)
     limits = settings.supervisor
     names = rooms(settings.mesh.shards, settings.mesh.replicas)
     valkey_count = valkey.ports_count(valkey.mode_of(limits.valkey))
@@ -67,7 +68,7 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
     store = valkey.prepare(home, settings, _LOOPBACK, free[:valkey_count], environment)
     _write_settings(with_cores_shared(settings, cores_count()), home, store)
     return mesh_plan(
-        RoomPlan(sys.executable, environment, allowances(settings)),
+        RoomPlan(sys.executable, environment, allowances(settings), environments(settings)),
         store,
         gateways=gateways,
         inner=inner_addresses(names, _LOOPBACK, list(supply)),

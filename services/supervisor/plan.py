@@ -87,11 +87,14 @@ class ValkeyPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoomPlan:
-    """How a process of any room is started, and what those of some rooms are allowed."""
+    """How a process of any room is started, what those of some rooms are allowed, and by number what replicas have of
+    their own in their environment.
+    """
 
     python: str
     environment: Mapping[str, str]
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
+    replicas: Sequence[Mapping[str, str]] = ()
 
     def spec(self, room: str, number: int, address: Address, http: Address | None = None) -> ProcessSpec:
         """The process of that number; `http` is for a gateway and for a replica."""
@@ -99,6 +102,7 @@ class RoomPlan:
         # -P: a folder of the same name in the user's working directory must not stand for the room.
         argv = (self.python, "-P", "-m", room, "--member", name, "--listen", str(address))
         edge = ("--http", str(http)) if http is not None else ()
+        own = self.replicas[number] if room == REPLICA and number < len(self.replicas) else {}
         return ProcessSpec(
             name,
             room,
@@ -107,7 +111,7 @@ class RoomPlan:
             Probe.GRPC,
             START_ROOMS,
             _STOP_STAGE[room],
-            self.environment,
+            {**self.environment, **own},
             http=http,
             allowance=self.allowances.get(room, _NOTHING_MORE),
         )

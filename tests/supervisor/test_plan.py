@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.config import ValkeySettings
+from services.config import ConfigError, ValkeySettings, load_settings
 from services.supervisor.plan import (
     Allowance,
     Plan,
@@ -20,6 +22,7 @@ from services.supervisor.plan import (
     valkey_spec,
 )
 from services.supervisor.ports import Address
+from services.supervisor.replicas import environments, with_all_named
 
 GATEWAY_GRPC = Address("0.0.0.0", 8081)
 GATEWAY_HTTP = Address("127.0.0.1", 8080)
@@ -68,6 +71,45 @@ def test_every_process_of_a_room_has_what_the_room_is_allowed() -> None:
     rooms_plan = RoomPlan("/bin/python", {}, {"inference": allowance})
     made = {room: rooms_plan.spec(room, 1, GATEWAY_GRPC).allowance for room in ("inference", "context_store")}
     assert made == {"inference": allowance, "context_store": Allowance()}
+
+
+def test_a_replica_has_settings_of_its_own_and_the_others_have_not() -> None:
+    rooms_plan = RoomPlan("/bin/python", {"A": "b"}, replicas=[{"ISTHMUS_INFERENCE__POOL": "large"}])
+    made = [rooms_plan.spec(room, number, GATEWAY_GRPC) for room in ("inference", "context_store") for number in (0, 1)]
+    assert [dict(each.environment) for each in made] == [
+        {"A": "b", "ISTHMUS_INFERENCE__POOL": "large"},
+        *[{"A": "b"}] * 3,
+    ]
+
+
+def test_as_many_replicas_as_are_named_with_what_is_theirs() -> None:
+    named = [
+        {"inference": {"engine": "scripted", "pool": "large", "context_tokens_max": 4_096}},
+        {"openai": {"vllm_fields": False}, "vllm": {"engine_args": {"seed": 1}}},
+    ]
+    settings = load_settings(supervisor={"replicas": named})
+    assert with_all_named(settings).mesh.replicas == 2
+    assert with_all_named(load_settings(mesh={"replicas": 3}, supervisor={"replicas": named})).mesh.replicas == 3
+    first, second = environments(settings)
+    assert first == {
+        "ISTHMUS_INFERENCE__ENGINE": "scripted",
+        "ISTHMUS_INFERENCE__POOL": "large",
+        "ISTHMUS_INFERENCE__CONTEXT_TOKENS_MAX": "4096",
+    }
+    assert second == {"ISTHMUS_OPENAI__VLLM_FIELDS": "false", "ISTHMUS_VLLM__ENGINE_ARGS": '{"seed": 1}'}
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"inferences": {}}, r"supervisor\.replicas\[0\]\.inferences: unknown section"),
+        ({"inference": {"pool": "Large"}}, r"supervisor\.replicas\[0\]\.inference: pool: "),
+        ({"inference": {"pol": "large"}}, r"pol: unknown key"),
+    ],
+)
+def test_a_replicas_own_settings_are_checked_before_it_starts(named: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_settings(supervisor={"replicas": [named]})
 
 
 def test_valkey_is_first_to_come_and_last_to_go() -> None:

@@ -21,6 +21,7 @@ _TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)")
 _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
 _API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
 _LIMITS: Final = re.compile(r"isthmus:\{limits(:[^{}]+)?\}:(overrides|version|used:.+|turns:.+|ticket:.+)")
+_POOLS: Final = re.compile(r"isthmus:\{pools\}:drained")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
 # The keys of docket, below the name of its queue.
@@ -108,12 +109,16 @@ def _limits(key: str, _: Census) -> str | None:
     return "limits" if _LIMITS.fullmatch(key) else None
 
 
+def _drained_pools(key: str, _: Census) -> str | None:
+    return "pools drained by hand" if _POOLS.fullmatch(key) else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
 
 
-RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _api_keys, _limits, _jobs)
+RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _api_keys, _limits, _drained_pools, _jobs)
 
 
 def leaks(all_: Census, foreign: Iterable[str] = ()) -> list[str]:

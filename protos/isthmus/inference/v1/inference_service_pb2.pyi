@@ -257,6 +257,7 @@ class GenerateResponse(_message.Message):
         TEXT_FIELD_NUMBER: _builtins.int
         TOKEN_IDS_FIELD_NUMBER: _builtins.int
         LOGPROBS_FIELD_NUMBER: _builtins.int
+        LIMITS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
         """Whole characters only."""
         @_builtins.property
@@ -267,16 +268,21 @@ class GenerateResponse(_message.Message):
         def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.TokenLogprob]:
             """Of these tokens, where `params.logprobs` asks for them."""
 
+        @_builtins.property
+        def limits(self) -> Global___ProviderLimits:
+            """With the first text of a provider that tells them."""
+
         def __init__(
             self,
             *,
             text: _builtins.str = ...,
             token_ids: _abc.Iterable[_builtins.int] | None = ...,
             logprobs: _abc.Iterable[_message_pb2.TokenLogprob] | None = ...,
+            limits: Global___ProviderLimits | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +357,44 @@ class GenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class ProviderLimits(_message.Message):
+    """What a provider said in its answer's headers of what it still takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_REMAINING_FIELD_NUMBER: _builtins.int
+    REQUESTS_RESET_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_REMAINING_FIELD_NUMBER: _builtins.int
+    TOKENS_RESET_MS_FIELD_NUMBER: _builtins.int
+    requests_remaining: _builtins.int
+    requests_reset_ms: _builtins.int
+    """Until its count begins anew."""
+    tokens_remaining: _builtins.int
+    tokens_reset_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        requests_remaining: _builtins.int | None = ...,
+        requests_reset_ms: _builtins.int = ...,
+        tokens_remaining: _builtins.int | None = ...,
+        tokens_reset_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_remaining", b"_requests_remaining", "_tokens_remaining", b"_tokens_remaining", "requests_remaining", b"requests_remaining", "tokens_remaining", b"tokens_remaining"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_remaining", b"_requests_remaining", "_tokens_remaining", b"_tokens_remaining", "requests_remaining", b"requests_remaining", "requests_reset_ms", b"requests_reset_ms", "tokens_remaining", b"tokens_remaining", "tokens_reset_ms", b"tokens_reset_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__requests_remaining: _TypeAlias = _typing.Literal["requests_remaining"]  # noqa: Y015
+    _WhichOneofArgType__requests_remaining: _TypeAlias = _typing.Literal["_requests_remaining", b"_requests_remaining"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_remaining: _TypeAlias = _typing.Literal["tokens_remaining"]  # noqa: Y015
+    _WhichOneofArgType__tokens_remaining: _TypeAlias = _typing.Literal["_tokens_remaining", b"_tokens_remaining"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_remaining) -> _WhichOneofReturnType__requests_remaining | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_remaining) -> _WhichOneofReturnType__tokens_remaining | None: ...
+
+Global___ProviderLimits: _TypeAlias = ProviderLimits  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):

@@ -250,6 +250,7 @@ class Receipt(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     CONTINUATIONS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
     """From the gateway's first byte in to the first text out."""
     tokens_per_second: _builtins.float
@@ -261,6 +262,8 @@ class Receipt(_message.Message):
     trace_id: _builtins.str
     total_ms: _builtins.float
     """From the gateway's first byte in to the commit."""
+    pool: _builtins.str
+    """The pool of the replica."""
     @_builtins.property
     def hops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hop]: ...
     @_builtins.property
@@ -300,10 +303,11 @@ class Receipt(_message.Message):
         placement: Global___Placement | None = ...,
         continuations: _abc.Iterable[Global___Continuation] | None = ...,
         cost: Global___Cost | None = ...,
+        pool: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "durability", b"durability", "placement", b"placement", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "cost", b"cost", "durability", b"durability", "hops", b"hops", "model", b"model", "placement", b"placement", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "cost", b"cost", "durability", b"durability", "hops", b"hops", "model", b"model", "placement", b"placement", "pool", b"pool", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
