@@ -32,6 +32,18 @@ CALLER_GONE: Final = frozenset({errors_pb2.ERROR_REASON_TURN_CANCELLED, errors_p
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A turn that is driven for nobody who waits: it stays open behind a driver that fails, for the next one.
+
+    `turn` is its number, 0 to open it. What it comes to is its job's to say. The lease is as long as it may wait.
+    """
+
+    driver: str
+    turn: int
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Errand:
     """A turn as its driver was asked for it. `until` is its deadline in seconds of time.monotonic()."""
 
@@ -46,6 +58,7 @@ class Errand:
     budget: Budget
     received_at: float
     until: float
+    job: Job | None = None
 
     @property
     def key(self) -> context_service_pb2.SessionKey:
@@ -76,11 +89,17 @@ class TurnCalls:
         self._settings = settings
         self._errand = errand
         self._lease = duration_pb2.Duration()
-        self._lease.FromMilliseconds(settings.lease_ms)
+        self._lease.FromMilliseconds(errand.job.lease_ms if errand.job else settings.lease_ms)
+        self._has_resumed = False
 
     async def open(self) -> tuple[context_service_pb2.OpenTurnResponse, Leg]:
         """Opens the turn, attaches to it, takes it over or finds it finished."""
         errand = self._errand
+        resumes = errand.job.turn if errand.job else 0
+        # Whom another driver has fenced off does not fence that one off in turn.
+        if resumes and self._has_resumed:
+            raise IsthmusError(errors_pb2.ERROR_REASON_LEASE_LOST, f"turn {resumes} went to another driver of its job")
+        self._has_resumed = bool(resumes)
         request = context_service_pb2.OpenTurnRequest(
             key=errand.key,
             request_id=errand.request_id,
@@ -93,6 +112,7 @@ class TurnCalls:
             tokenizer=errand.limits.tokenizer,
             lease=self._lease,
             after_turn=errand.after_turn,
+            resume_turn=resumes,
         )
         return await self._leg(lambda stub: stub.OpenTurn, request)
 
@@ -135,8 +155,10 @@ class TurnCalls:
     ) -> None:
         """Closes the turn without a reply, as well as it can be done in `gateway.fail_turn_ms_max`.
 
-        Outlives the caller's deadline. Where it cannot be done, the lease runs out by itself.
+        Outlives the caller's deadline. Where it cannot be done, the lease runs out by itself. A job's stays open.
         """
+        if self._errand.job:
+            return
         request = context_service_pb2.FailTurnRequest(
             key=self._errand.key, lease=lease, reason=reason, message=message[:_MESSAGE_LENGTH_MAX]
         )

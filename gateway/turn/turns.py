@@ -23,7 +23,7 @@ from gateway.names import parse_session
 from gateway.retry import retrying
 from gateway.shards import Shards
 from gateway.turn.budget import ModelLimits, divide
-from gateway.turn.calls import CALLER_GONE, Errand, TurnCalls, lease_of
+from gateway.turn.calls import CALLER_GONE, Errand, Job, TurnCalls, lease_of
 from gateway.turn.drive import Drive, Event, accepted
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.receipt import Leg
@@ -64,6 +64,7 @@ class TurnDriver:
         *,
         after_turn: int | None = None,
         received_at: float,
+        job: Job | None = None,
     ) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
         """The turn's events: one `accepted`, `hop`s and `delta`s as they come, one `done`; or an IsthmusError raised.
 
@@ -73,12 +74,13 @@ class TurnDriver:
         `after_turn`, or the request's own, is the number of the turn that must be the session's latest done one (0:
         none was yet), else NOT_LATEST_TURN. `received_at` is when the request's first byte came in, in seconds of
         time.monotonic().
-        The deadline is that of the rpc being served, at most `gateway.turn_deadline_ms` from `received_at` on.
+        The deadline is that of the rpc being served, at most `gateway.turn_deadline_ms` from `received_at` on. A turn
+        that is run for a `job` stays open when it fails, or when its driver is cancelled.
         """
         done = False
         try:
             with self._admitted():
-                errand = await self._errand(tenant, request, after_turn, received_at)
+                errand = await self._errand(tenant, request, after_turn, received_at, job)
                 async with aclosing(self._turn(errand)) as events:
                     async for event in events:
                         done = event.HasField("done")
@@ -90,6 +92,14 @@ class TurnDriver:
             if not done:
                 self.metrics.failed("client_gone")
             raise
+
+    async def submit(
+        self, tenant: str, request: session_service_pb2.RunTurnRequest, job: Job, *, received_at: float
+    ) -> tuple[Opened, TurnCalls]:
+        """The turn, opened for a job and not driven; and the calls by which its lease is made longer."""
+        calls = TurnCalls(self._shards, self._settings, await self._errand(tenant, request, None, received_at, job))
+        opened, _ = await calls.open()
+        return opened, calls
 
     async def ended(self) -> None:
         """Waits for turns whose callers are gone to unwind, then for the commits and failures they left behind."""
@@ -121,6 +131,7 @@ class TurnDriver:
         request: session_service_pb2.RunTurnRequest,
         after_turn: int | None,
         received_at: float,
+        job: Job | None = None,
     ) -> Errand:
         check_messages(request.messages)
         if after_turn is None and request.HasField("after_turn"):
@@ -136,12 +147,13 @@ class TurnDriver:
             request=request,
             request_id=request.request_id or new_id(self._random_bytes, "request"),
             digest=turn_digest(request, after_turn),
-            driver=new_id(self._random_bytes, "driver"),
+            driver=job.driver if job else new_id(self._random_bytes, "driver"),
             after_turn=after_turn,
             limits=limits,
             budget=divide(limits, request.params),
             received_at=received_at,
             until=until,
+            job=job,
         )
 
     async def _limits(self, model: str, until: float) -> ModelLimits:

@@ -25,18 +25,20 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from isthmus.session.v1 import deletion_pb2 as isthmus_dot_session_dot_v1_dot_deletion__pb2
 from isthmus.session.v1 import document_pb2 as isthmus_dot_session_dot_v1_dot_document__pb2
 from isthmus.session.v1 import fragment_pb2 as isthmus_dot_session_dot_v1_dot_fragment__pb2
 from isthmus.session.v1 import message_pb2 as isthmus_dot_session_dot_v1_dot_message__pb2
+from isthmus.session.v1 import operation_pb2 as isthmus_dot_session_dot_v1_dot_operation__pb2
 from isthmus.session.v1 import record_pb2 as isthmus_dot_session_dot_v1_dot_record__pb2
 from isthmus.session.v1 import session_pb2 as isthmus_dot_session_dot_v1_dot_session__pb2
 from isthmus.session.v1 import turn_pb2 as isthmus_dot_session_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(isthmus/session/v1/session_service.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a!isthmus/session/v1/deletion.proto\x1a!isthmus/session/v1/document.proto\x1a!isthmus/session/v1/fragment.proto\x1a isthmus/session/v1/message.proto\x1a\x1fisthmus/session/v1/record.proto\x1a isthmus/session/v1/session.proto\x1a\x1disthmus/session/v1/turn.proto\"}\n\x14\x43reateSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x02 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"d\n\x11GetSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"l\n\x13ListSessionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x18\n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.isthmus.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x14UpdateSessionRequest\x12\x38\n\x07session\x18\x01 \x01(\x0b\x32\x1b.isthmus.session.v1.SessionB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"j\n\x14\x44\x65leteSessionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02(@\"\xe3\x01\n\x12\x46orkSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04turn\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x37\n\nsession_id\x18\x03 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x04 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"g\n\x14\x45xportSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x15\x45xportSessionResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.isthmus.session.v1.SessionRecord\"\x90\x01\n\x14ImportSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12?\n\x07records\x18\x02 \x03(\x0b\x32!.isthmus.session.v1.SessionRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"\xd2\x02\n\x0eRunTurnRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\x12>\n\x08messages\x18\x03 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x32\n\x06params\x18\x04 \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12 \n\nafter_turn\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12$\n\x08priority\x18\x07 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x42\r\n\x0b_after_turn\"\xc6\x03\n\x0fRunTurnResponse\x12@\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32,.isthmus.session.v1.RunTurnResponse.AcceptedH\x00\x12&\n\x03hop\x18\x02 \x01(\x0b\x32\x17.isthmus.session.v1.HopH\x00\x12:\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32).isthmus.session.v1.RunTurnResponse.DeltaH\x00\x12\x38\n\x04\x64one\x18\x04 \x01(\x0b\x32(.isthmus.session.v1.RunTurnResponse.DoneH\x00\x1aO\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04turn\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x1aI\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x08logprobs\x18\x02 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob\x1a.\n\x04\x44one\x12&\n\x04turn\x18\x01 \x01(\x0b\x32\x18.isthmus.session.v1.TurnB\x07\n\x05\x65vent\"d\n\x0eGetTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\x8e\x01\n\x10ListTurnsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\"U\n\x11ListTurnsResponse\x12\'\n\x05turns\x18\x01 \x03(\x0b\x32\x18.isthmus.session.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x11\x43\x61ncelTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\xb5\x01\n\x15\x41ppendMessagesRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12>\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\"I\n\x16\x41ppendMessagesResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\"\xc7\x01\n\x14ListFragmentsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1f\n\x0estart_sequence\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"a\n\x15ListFragmentsResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x12GetFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"o\n\x15\x44\x65leteFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"\x8e\x01\n\x15IngestDocumentRequest\x12=\n\x07session\x18\x01 \x01(\tB,\xbaH)r\'2%^(sessions/[a-z0-9][a-z0-9-]{0,62})?$\x12\x36\n\x04part\x18\x02 \x01(\x0b\x32 .isthmus.session.v1.DocumentPartB\x06\xbaH\x03\xc8\x01\x01\"s\n\x12GetDocumentRequest\x12]\n\x04name\x18\x01 \x01(\tBO\xe2\x41\x01\x02\xbaHHrF2D^sessions/[a-z0-9][a-z0-9-]{0,62}/documents/[a-z0-9][a-z0-9-]{0,62}$\"V\n\x14PreviewWindowRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"m\n\x15PreviewWindowResponse\x12\x30\n\x06window\x18\x01 \x01(\x0b\x32 .isthmus.session.v1.WindowReport\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x12\n\ntokens_max\x18\x03 \x01(\x03\x32\xc4\r\n\x0eSessionService\x12V\n\rCreateSession\x12(.isthmus.session.v1.CreateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12P\n\nGetSession\x12%.isthmus.session.v1.GetSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x61\n\x0cListSessions\x12\'.isthmus.session.v1.ListSessionsRequest\x1a(.isthmus.session.v1.ListSessionsResponse\x12V\n\rUpdateSession\x12(.isthmus.session.v1.UpdateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12^\n\rDeleteSession\x12(.isthmus.session.v1.DeleteSessionRequest\x1a#.isthmus.session.v1.DeletionReceipt\x12R\n\x0b\x46orkSession\x12&.isthmus.session.v1.ForkSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x66\n\rExportSession\x12(.isthmus.session.v1.ExportSessionRequest\x1a).isthmus.session.v1.ExportSessionResponse0\x01\x12X\n\rImportSession\x12(.isthmus.session.v1.ImportSessionRequest\x1a\x1b.isthmus.session.v1.Session(\x01\x12T\n\x07RunTurn\x12\".isthmus.session.v1.RunTurnRequest\x1a#.isthmus.session.v1.RunTurnResponse0\x01\x12G\n\x07GetTurn\x12\".isthmus.session.v1.GetTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12X\n\tListTurns\x12$.isthmus.session.v1.ListTurnsRequest\x1a%.isthmus.session.v1.ListTurnsResponse\x12M\n\nCancelTurn\x12%.isthmus.session.v1.CancelTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12g\n\x0e\x41ppendMessages\x12).isthmus.session.v1.AppendMessagesRequest\x1a*.isthmus.session.v1.AppendMessagesResponse\x12\x64\n\rListFragments\x12(.isthmus.session.v1.ListFragmentsRequest\x1a).isthmus.session.v1.ListFragmentsResponse\x12S\n\x0bGetFragment\x12&.isthmus.session.v1.GetFragmentRequest\x1a\x1c.isthmus.session.v1.Fragment\x12S\n\x0e\x44\x65leteFragment\x12).isthmus.session.v1.DeleteFragmentRequest\x1a\x16.google.protobuf.Empty\x12[\n\x0eIngestDocument\x12).isthmus.session.v1.IngestDocumentRequest\x1a\x1c.isthmus.session.v1.Document(\x01\x12S\n\x0bGetDocument\x12&.isthmus.session.v1.GetDocumentRequest\x1a\x1c.isthmus.session.v1.Document\x12\x64\n\rPreviewWindow\x12(.isthmus.session.v1.PreviewWindowRequest\x1a).isthmus.session.v1.PreviewWindowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(isthmus/session/v1/session_service.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a!isthmus/session/v1/deletion.proto\x1a!isthmus/session/v1/document.proto\x1a!isthmus/session/v1/fragment.proto\x1a isthmus/session/v1/message.proto\x1a\"isthmus/session/v1/operation.proto\x1a\x1fisthmus/session/v1/record.proto\x1a isthmus/session/v1/session.proto\x1a\x1disthmus/session/v1/turn.proto\"}\n\x14\x43reateSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x02 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"d\n\x11GetSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"l\n\x13ListSessionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x18\n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.isthmus.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x14UpdateSessionRequest\x12\x38\n\x07session\x18\x01 \x01(\x0b\x32\x1b.isthmus.session.v1.SessionB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"j\n\x14\x44\x65leteSessionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02(@\"\xe3\x01\n\x12\x46orkSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04turn\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x37\n\nsession_id\x18\x03 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x04 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"g\n\x14\x45xportSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x15\x45xportSessionResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.isthmus.session.v1.SessionRecord\"\x90\x01\n\x14ImportSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12?\n\x07records\x18\x02 \x03(\x0b\x32!.isthmus.session.v1.SessionRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"\xd2\x02\n\x0eRunTurnRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\x12>\n\x08messages\x18\x03 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x32\n\x06params\x18\x04 \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12 \n\nafter_turn\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12$\n\x08priority\x18\x07 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x42\r\n\x0b_after_turn\"\xc6\x03\n\x0fRunTurnResponse\x12@\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32,.isthmus.session.v1.RunTurnResponse.AcceptedH\x00\x12&\n\x03hop\x18\x02 \x01(\x0b\x32\x17.isthmus.session.v1.HopH\x00\x12:\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32).isthmus.session.v1.RunTurnResponse.DeltaH\x00\x12\x38\n\x04\x64one\x18\x04 \x01(\x0b\x32(.isthmus.session.v1.RunTurnResponse.DoneH\x00\x1aO\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04turn\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x1aI\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x08logprobs\x18\x02 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob\x1a.\n\x04\x44one\x12&\n\x04turn\x18\x01 \x01(\x0b\x32\x18.isthmus.session.v1.TurnB\x07\n\x05\x65vent\"d\n\x0eGetTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\x8e\x01\n\x10ListTurnsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\"U\n\x11ListTurnsResponse\x12\'\n\x05turns\x18\x01 \x03(\x0b\x32\x18.isthmus.session.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x11\x43\x61ncelTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\xb5\x01\n\x15\x41ppendMessagesRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12>\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\"I\n\x16\x41ppendMessagesResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\"\xc7\x01\n\x14ListFragmentsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1f\n\x0estart_sequence\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"a\n\x15ListFragmentsResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x12GetFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"o\n\x15\x44\x65leteFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"\x8e\x01\n\x15IngestDocumentRequest\x12=\n\x07session\x18\x01 \x01(\tB,\xbaH)r\'2%^(sessions/[a-z0-9][a-z0-9-]{0,62})?$\x12\x36\n\x04part\x18\x02 \x01(\x0b\x32 .isthmus.session.v1.DocumentPartB\x06\xbaH\x03\xc8\x01\x01\"s\n\x12GetDocumentRequest\x12]\n\x04name\x18\x01 \x01(\tBO\xe2\x41\x01\x02\xbaHHrF2D^sessions/[a-z0-9][a-z0-9-]{0,62}/documents/[a-z0-9][a-z0-9-]{0,62}$\"V\n\x14PreviewWindowRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"m\n\x15PreviewWindowResponse\x12\x30\n\x06window\x18\x01 \x01(\x0b\x32 .isthmus.session.v1.WindowReport\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x12\n\ntokens_max\x18\x03 \x01(\x03\x32\xad\x0f\n\x0eSessionService\x12V\n\rCreateSession\x12(.isthmus.session.v1.CreateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12P\n\nGetSession\x12%.isthmus.session.v1.GetSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x61\n\x0cListSessions\x12\'.isthmus.session.v1.ListSessionsRequest\x1a(.isthmus.session.v1.ListSessionsResponse\x12V\n\rUpdateSession\x12(.isthmus.session.v1.UpdateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12^\n\rDeleteSession\x12(.isthmus.session.v1.DeleteSessionRequest\x1a#.isthmus.session.v1.DeletionReceipt\x12R\n\x0b\x46orkSession\x12&.isthmus.session.v1.ForkSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x66\n\rExportSession\x12(.isthmus.session.v1.ExportSessionRequest\x1a).isthmus.session.v1.ExportSessionResponse0\x01\x12X\n\rImportSession\x12(.isthmus.session.v1.ImportSessionRequest\x1a\x1b.isthmus.session.v1.Session(\x01\x12T\n\x07RunTurn\x12\".isthmus.session.v1.RunTurnRequest\x1a#.isthmus.session.v1.RunTurnResponse0\x01\x12G\n\x07GetTurn\x12\".isthmus.session.v1.GetTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12X\n\tListTurns\x12$.isthmus.session.v1.ListTurnsRequest\x1a%.isthmus.session.v1.ListTurnsResponse\x12M\n\nCancelTurn\x12%.isthmus.session.v1.CancelTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12g\n\x0e\x41ppendMessages\x12).isthmus.session.v1.AppendMessagesRequest\x1a*.isthmus.session.v1.AppendMessagesResponse\x12\x64\n\rListFragments\x12(.isthmus.session.v1.ListFragmentsRequest\x1a).isthmus.session.v1.ListFragmentsResponse\x12S\n\x0bGetFragment\x12&.isthmus.session.v1.GetFragmentRequest\x1a\x1c.isthmus.session.v1.Fragment\x12S\n\x0e\x44\x65leteFragment\x12).isthmus.session.v1.DeleteFragmentRequest\x1a\x16.google.protobuf.Empty\x12[\n\x0eIngestDocument\x12).isthmus.session.v1.IngestDocumentRequest\x1a\x1c.isthmus.session.v1.Document(\x01\x12S\n\x0bGetDocument\x12&.isthmus.session.v1.GetDocumentRequest\x1a\x1c.isthmus.session.v1.Document\x12\x64\n\rPreviewWindow\x12(.isthmus.session.v1.PreviewWindowRequest\x1a).isthmus.session.v1.PreviewWindowResponse\x12q\n\nSubmitTurn\x12\".isthmus.session.v1.RunTurnRequest\x1a\x1d.google.longrunning.Operation\" \xca\x41\x1d\n\x04Turn\x12\x15TurnOperationMetadata\x12t\n\nReplayTurn\x12%.isthmus.session.v1.ReplayTurnRequest\x1a\x1d.google.longrunning.Operation\" \xca\x41\x1d\n\x04Turn\x12\x15TurnOperationMetadatab\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -119,64 +121,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272HHrF2D^sessions/[a-z0-9][a-z0-9-]{0,62}/documents/[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_PREVIEWWINDOWREQUEST'].fields_by_name['session']._loaded_options = None
   _globals['_PREVIEWWINDOWREQUEST'].fields_by_name['session']._serialized_options = b'\342A\001\002\272H&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$'
-  _globals['_CREATESESSIONREQUEST']._serialized_start=453
-  _globals['_CREATESESSIONREQUEST']._serialized_end=578
-  _globals['_GETSESSIONREQUEST']._serialized_start=580
-  _globals['_GETSESSIONREQUEST']._serialized_end=680
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=682
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=790
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=792
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=886
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=889
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1018
-  _globals['_DELETESESSIONREQUEST']._serialized_start=1020
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1126
-  _globals['_FORKSESSIONREQUEST']._serialized_start=1129
-  _globals['_FORKSESSIONREQUEST']._serialized_end=1356
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1358
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1461
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1463
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1538
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1541
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1685
-  _globals['_RUNTURNREQUEST']._serialized_start=1688
-  _globals['_RUNTURNREQUEST']._serialized_end=2026
-  _globals['_RUNTURNRESPONSE']._serialized_start=2029
-  _globals['_RUNTURNRESPONSE']._serialized_end=2483
-  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_start=2272
-  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_end=2351
-  _globals['_RUNTURNRESPONSE_DELTA']._serialized_start=2353
-  _globals['_RUNTURNRESPONSE_DELTA']._serialized_end=2426
-  _globals['_RUNTURNRESPONSE_DONE']._serialized_start=2428
-  _globals['_RUNTURNRESPONSE_DONE']._serialized_end=2474
-  _globals['_GETTURNREQUEST']._serialized_start=2485
-  _globals['_GETTURNREQUEST']._serialized_end=2585
-  _globals['_LISTTURNSREQUEST']._serialized_start=2588
-  _globals['_LISTTURNSREQUEST']._serialized_end=2730
-  _globals['_LISTTURNSRESPONSE']._serialized_start=2732
-  _globals['_LISTTURNSRESPONSE']._serialized_end=2817
-  _globals['_CANCELTURNREQUEST']._serialized_start=2819
-  _globals['_CANCELTURNREQUEST']._serialized_end=2922
-  _globals['_APPENDMESSAGESREQUEST']._serialized_start=2925
-  _globals['_APPENDMESSAGESREQUEST']._serialized_end=3106
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=3108
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=3181
-  _globals['_LISTFRAGMENTSREQUEST']._serialized_start=3184
-  _globals['_LISTFRAGMENTSREQUEST']._serialized_end=3383
-  _globals['_LISTFRAGMENTSRESPONSE']._serialized_start=3385
-  _globals['_LISTFRAGMENTSRESPONSE']._serialized_end=3482
-  _globals['_GETFRAGMENTREQUEST']._serialized_start=3484
-  _globals['_GETFRAGMENTREQUEST']._serialized_end=3592
-  _globals['_DELETEFRAGMENTREQUEST']._serialized_start=3594
-  _globals['_DELETEFRAGMENTREQUEST']._serialized_end=3705
-  _globals['_INGESTDOCUMENTREQUEST']._serialized_start=3708
-  _globals['_INGESTDOCUMENTREQUEST']._serialized_end=3850
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=3852
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=3967
-  _globals['_PREVIEWWINDOWREQUEST']._serialized_start=3969
-  _globals['_PREVIEWWINDOWREQUEST']._serialized_end=4055
-  _globals['_PREVIEWWINDOWRESPONSE']._serialized_start=4057
-  _globals['_PREVIEWWINDOWRESPONSE']._serialized_end=4166
-  _globals['_SESSIONSERVICE']._serialized_start=4169
-  _globals['_SESSIONSERVICE']._serialized_end=5901
+  _globals['_SESSIONSERVICE'].methods_by_name['SubmitTurn']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['SubmitTurn']._serialized_options = b'\312A\035\n\004Turn\022\025TurnOperationMetadata'
+  _globals['_SESSIONSERVICE'].methods_by_name['ReplayTurn']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['ReplayTurn']._serialized_options = b'\312A\035\n\004Turn\022\025TurnOperationMetadata'
+  _globals['_CREATESESSIONREQUEST']._serialized_start=526
+  _globals['_CREATESESSIONREQUEST']._serialized_end=651
+  _globals['_GETSESSIONREQUEST']._serialized_start=653
+  _globals['_GETSESSIONREQUEST']._serialized_end=753
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=755
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=863
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=865
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=959
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=962
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1091
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1093
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1199
+  _globals['_FORKSESSIONREQUEST']._serialized_start=1202
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1429
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1431
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1534
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1536
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1611
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1614
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1758
+  _globals['_RUNTURNREQUEST']._serialized_start=1761
+  _globals['_RUNTURNREQUEST']._serialized_end=2099
+  _globals['_RUNTURNRESPONSE']._serialized_start=2102
+  _globals['_RUNTURNRESPONSE']._serialized_end=2556
+  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_start=2345
+  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_end=2424
+  _globals['_RUNTURNRESPONSE_DELTA']._serialized_start=2426
+  _globals['_RUNTURNRESPONSE_DELTA']._serialized_end=2499
+  _globals['_RUNTURNRESPONSE_DONE']._serialized_start=2501
+  _globals['_RUNTURNRESPONSE_DONE']._serialized_end=2547
+  _globals['_GETTURNREQUEST']._serialized_start=2558
+  _globals['_GETTURNREQUEST']._serialized_end=2658
+  _globals['_LISTTURNSREQUEST']._serialized_start=2661
+  _globals['_LISTTURNSREQUEST']._serialized_end=2803
+  _globals['_LISTTURNSRESPONSE']._serialized_start=2805
+  _globals['_LISTTURNSRESPONSE']._serialized_end=2890
+  _globals['_CANCELTURNREQUEST']._serialized_start=2892
+  _globals['_CANCELTURNREQUEST']._serialized_end=2995
+  _globals['_APPENDMESSAGESREQUEST']._serialized_start=2998
+  _globals['_APPENDMESSAGESREQUEST']._serialized_end=3179
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=3181
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=3254
+  _globals['_LISTFRAGMENTSREQUEST']._serialized_start=3257
+  _globals['_LISTFRAGMENTSREQUEST']._serialized_end=3456
+  _globals['_LISTFRAGMENTSRESPONSE']._serialized_start=3458
+  _globals['_LISTFRAGMENTSRESPONSE']._serialized_end=3555
+  _globals['_GETFRAGMENTREQUEST']._serialized_start=3557
+  _globals['_GETFRAGMENTREQUEST']._serialized_end=3665
+  _globals['_DELETEFRAGMENTREQUEST']._serialized_start=3667
+  _globals['_DELETEFRAGMENTREQUEST']._serialized_end=3778
+  _globals['_INGESTDOCUMENTREQUEST']._serialized_start=3781
+  _globals['_INGESTDOCUMENTREQUEST']._serialized_end=3923
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=3925
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=4040
+  _globals['_PREVIEWWINDOWREQUEST']._serialized_start=4042
+  _globals['_PREVIEWWINDOWREQUEST']._serialized_end=4128
+  _globals['_PREVIEWWINDOWRESPONSE']._serialized_start=4130
+  _globals['_PREVIEWWINDOWRESPONSE']._serialized_end=4239
+  _globals['_SESSIONSERVICE']._serialized_start=4242
+  _globals['_SESSIONSERVICE']._serialized_end=6207
 # @@protoc_insertion_point(module_scope)
