@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
+from google.longrunning import operations_pb2, operations_pb2_grpc
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
@@ -14,6 +15,8 @@ from gateway.backend import Backend
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
+from gateway.jobs.jobs import TurnJobs
+from gateway.jobs.operations import OperationsServicer
 from gateway.models.replicas import Replicas
 from gateway.service import SessionServicer
 from gateway.shards import Shards
@@ -27,6 +30,7 @@ from services.rpc import Channels, GrpcServer
 
 # A draining gateway still lets those turns be cancelled that it waits for.
 CANCEL_TURN: Final = "/isthmus.session.v1.SessionService/CancelTurn"
+CANCEL_OPERATION: Final = "/google.longrunning.Operations/CancelOperation"
 
 
 class GatewayRoom:
@@ -44,11 +48,12 @@ class GatewayRoom:
         self._server = GrpcServer(
             context,
             message_bytes_max=context.settings.rpc.edge_message_bytes_max,
-            finishing=[CANCEL_TURN],
+            finishing=[CANCEL_TURN, CANCEL_OPERATION],
             admit=admitting(lambda: self._gate),
         )
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
         self._http: HttpServer | None = None
+        self._jobs: TurnJobs | None = None
         self._closing = AsyncExitStack()
 
     @property
@@ -75,7 +80,7 @@ class GatewayRoom:
         await view.start()
         self._closing.push_async_callback(view.stop)
         forgetting = Forgetting(view, channels, settings.gateway)
-        await self._serve(view, Router(view, channels, settings.membership), forgetting)
+        await self._serve(connection, view, Router(view, channels, settings.membership), forgetting)
         member = Member(self._context.member_id, self.name, self._server.address)
         announcer = Announcer(connection, settings.membership, member, self._context.lifecycle)
         await announcer.start()
@@ -85,14 +90,14 @@ class GatewayRoom:
     async def drain(self) -> None:
         """Takes nothing new and lets the turns under way end, within `rpc.drain_ms_max`."""
         self._context.lifecycle.move(State.DRAINING)
-        await asyncio.gather(self._server.drain(), self._stop_http(self._settings.rpc.drain_ms_max))
+        await asyncio.gather(self._server.drain(), self._stop_http(self._settings.rpc.drain_ms_max), self._drain_jobs())
 
     async def stop(self) -> None:
         """Cancels what is still under way, tells the shards so, and lets go of everything."""
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
-    async def _serve(self, view: View, router: Router, forgetting: Forgetting) -> None:
+    async def _serve(self, connection: valkey.Client, view: View, router: Router, forgetting: Forgetting) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
         replicas = Replicas(view, router, settings.gateway)
@@ -100,18 +105,30 @@ class GatewayRoom:
         backend = Backend(shards, replicas, driven, forgetting, settings)
         turns = TurnDriver(shards, replicas, driven, settings.gateway)
         self._closing.push_async_callback(turns.ended)
+        jobs = self._jobs = TurnJobs(connection, backend, turns, shards, settings, self._context.member_id)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-            SessionServicer(backend, turns),
+            SessionServicer(backend, turns, jobs),
             session_service_pb2.DESCRIPTOR,
+        )
+        self._server.add(
+            operations_pb2_grpc.add_OperationsServicer_to_server,
+            OperationsServicer(backend, jobs, settings.gateway.jobs),
+            operations_pb2.DESCRIPTOR,
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
-            app = create_app(backend, turns, self._gate, settings, self._context.lifecycle)
+            app = create_app(backend, turns, jobs, self._gate, settings, self._context.lifecycle)
             self._http = HttpServer(app, self._context.http_listen, settings)
             await self._http.start()
             self._closing.push_async_callback(self._stop_http, 0)
+        jobs.start()
+        self._closing.push_async_callback(jobs.stop)
+
+    async def _drain_jobs(self) -> None:
+        if self._jobs is not None:
+            await self._jobs.drain()
 
     async def _stop_http(self, grace_ms: int) -> None:
         if self._http is not None:

@@ -12,6 +12,7 @@ from litestar import Response as Answer
 from litestar import delete, get, post
 from litestar.params import FromPath, JSONBody
 
+from gateway.http.background import background, check_background, submit
 from gateway.http.body import BoundedRequest
 from gateway.http.connection import EventStream, while_connected
 from gateway.http.edge import Edge, GivenEdge
@@ -32,8 +33,11 @@ KEY_BYTES_MAX = 128
 
 @post("/v1/responses", responses=ERRORS, status_code=200)
 async def create_response(data: JSONBody[CreateResponse], request: BoundedRequest, edge: GivenEdge) -> Answer[Response]:
-    """Runs a turn and answers with it, whole or as server-sent events."""
+    """Runs a turn and answers with it, whole or as server-sent events; or, in the background, with 202 at once."""
+    check_background(data)
     asked = await turn_request(edge, data, idempotency_key(request))
+    if data.background:
+        return Answer(await submit(edge, asked), status_code=202)
     run = TurnRun(edge, asked, request.state.received_at)
     if data.stream:
         return EventStream(run.stream())
@@ -44,7 +48,7 @@ async def create_response(data: JSONBody[CreateResponse], request: BoundedReques
 async def get_response(response_id: FromPath[str], edge: GivenEdge) -> Response:
     """The turn as it stands."""
     name, turn, session = await _read(edge, response_id)
-    return response(name, turn, await _echo(edge, name, session))
+    return response(name, turn, await background(edge, name, turn, await _echo(edge, name, session)))
 
 
 @delete("/v1/responses/{response_id:str}", responses=ERRORS, status_code=200)
@@ -54,6 +58,7 @@ async def delete_response(response_id: FromPath[str], edge: GivenEdge) -> Delete
     if turn.state == turn_pb2.Turn.STATE_OPEN:
         message = f"{response_id} is in progress; cancel it first, or wait for its end"
         raise IsthmusError(errors_pb2.ERROR_REASON_TURN_IN_PROGRESS, message)
+    await edge.jobs.forget(edge.tenant, name.session, name.turn)
     if session.turn_count == 1 and origin_of(session) is Origin.RESPONSES:
         await edge.backend.delete_session(edge.tenant, name.session)
     else:
@@ -66,8 +71,8 @@ async def delete_response(response_id: FromPath[str], edge: GivenEdge) -> Delete
 async def cancel_response(response_id: FromPath[str], edge: GivenEdge) -> Response:
     """Stops a response that is in progress."""
     name, _, session = await _read(edge, response_id)
-    turn = await edge.backend.cancel_turn(edge.tenant, name.session, name.turn)
-    return response(name, turn, await _echo(edge, name, session))
+    turn = await edge.jobs.cancel(edge.tenant, name.session, name.turn)
+    return response(name, turn, await background(edge, name, turn, await _echo(edge, name, session)))
 
 
 @get("/v1/responses/{response_id:str}/input_items", responses=ERRORS)

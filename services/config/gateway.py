@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from services.config.access import AccessSettings
+from services.config.jobs import JobSettings, WebhookSettings
 from services.config.section import Section
 
 
@@ -13,6 +14,9 @@ class GatewaySettings(Section):
 
     # Who may call it.
     access: AccessSettings = AccessSettings()
+    # Turns in the background, and the events of their ends.
+    jobs: JobSettings = JobSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     # Turns under way at once; one more is OVERLOADED.
     turns_count_max: int = Field(default=512, ge=1)
     # The longest a turn may take, whatever its caller's deadline.

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from isthmus.session.v1 import turn_pb2 as isthmus_dot_session_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"isthmus/session/v1/operation.proto\x12\x12isthmus.session.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1disthmus/session/v1/turn.proto\"\x81\x04\n\x15TurnOperationMetadata\x12\x0c\n\x04turn\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12>\n\x05state\x18\x03 \x01(\x0e\x32/.isthmus.session.v1.TurnOperationMetadata.State\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x31\n\nlast_error\x18\t \x01(\x0b\x32\x1d.isthmus.session.v1.TurnError\x12\x0c\n\x04\x64\x65\x61\x64\x18\n \x01(\x08\"\x8d\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x11\n\rSTATE_WAITING\x10\x03\x12\x0e\n\nSTATE_DONE\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\"\'\n\x11ReplayTurnRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"isthmus/session/v1/operation.proto\x12\x12isthmus.session.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1disthmus/session/v1/turn.proto\"\x80\x04\n\x15TurnOperationMetadata\x12\x0c\n\x04turn\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12>\n\x05state\x18\x03 \x01(\x0e\x32/.isthmus.session.v1.TurnOperationMetadata.State\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0coutput_bytes\x18\x08 \x01(\x03\x12\x31\n\nlast_error\x18\t \x01(\x0b\x32\x1d.isthmus.session.v1.TurnError\x12\x0c\n\x04\x64\x65\x61\x64\x18\n \x01(\x08\"\x8d\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x11\n\rSTATE_WAITING\x10\x03\x12\x0e\n\nSTATE_DONE\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\"\'\n\x11ReplayTurnRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLAYTURNREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REPLAYTURNREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_TURNOPERATIONMETADATA']._serialized_start=156
-  _globals['_TURNOPERATIONMETADATA']._serialized_end=669
-  _globals['_TURNOPERATIONMETADATA_STATE']._serialized_start=528
-  _globals['_TURNOPERATIONMETADATA_STATE']._serialized_end=669
-  _globals['_REPLAYTURNREQUEST']._serialized_start=671
-  _globals['_REPLAYTURNREQUEST']._serialized_end=710
+  _globals['_TURNOPERATIONMETADATA']._serialized_end=668
+  _globals['_TURNOPERATIONMETADATA_STATE']._serialized_start=527
+  _globals['_TURNOPERATIONMETADATA_STATE']._serialized_end=668
+  _globals['_REPLAYTURNREQUEST']._serialized_start=670
+  _globals['_REPLAYTURNREQUEST']._serialized_end=709
 # @@protoc_insertion_point(module_scope)

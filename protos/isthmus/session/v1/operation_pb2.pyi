@@ -63,7 +63,7 @@ class TurnOperationMetadata(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
-    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     turn: _builtins.str
@@ -72,8 +72,8 @@ class TurnOperationMetadata(_message.Message):
     state: Global___TurnOperationMetadata.State.ValueType
     attempt: _builtins.int
     """Attempts begun, those included whose worker was lost."""
-    output_tokens: _builtins.int
-    """Tokens of the reply so far, noted every now and then while it runs; those of a lost attempt do not count."""
+    output_bytes: _builtins.int
+    """UTF-8 of the reply so far, noted every now and then while it runs; an attempt begins anew."""
     dead: _builtins.bool
     """Whether it is among the dead letters."""
     @_builtins.property
@@ -98,13 +98,13 @@ class TurnOperationMetadata(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
-        output_tokens: _builtins.int = ...,
+        output_bytes: _builtins.int = ...,
         last_error: _turn_pb2.TurnError | None = ...,
         dead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "last_error", b"last_error", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dead", b"dead", "end_time", b"end_time", "last_error", b"last_error", "output_tokens", b"output_tokens", "request_id", b"request_id", "start_time", b"start_time", "state", b"state", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dead", b"dead", "end_time", b"end_time", "last_error", b"last_error", "output_bytes", b"output_bytes", "request_id", b"request_id", "start_time", b"start_time", "state", b"state", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
