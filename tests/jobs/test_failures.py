@@ -35,9 +35,11 @@ def worker(mesh: Mesh, settings: Settings, folder: Path, number: int) -> subproc
 @asynccontextmanager
 async def front(settings: Settings, replicas: int = 1) -> AsyncIterator[tuple[Mesh, Jobs]]:
     """A mesh whose own gateway takes jobs in and runs none."""
-    async with running_mesh(with_jobs(settings, turns_concurrent_max=0), shards=1, replicas=replicas) as mesh:
-        async with jobs_at(mesh.grpc_target) as client:
-            yield mesh, client
+    async with (
+        running_mesh(with_jobs(settings, turns_concurrent_max=0), shards=1, replicas=replicas) as mesh,
+        jobs_at(mesh.grpc_target) as client,
+    ):
+        yield mesh, client
 
 
 async def turns_in(client: Jobs, session: str) -> list[turn_pb2.Turn]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 
 import pytest
 from hypothesis import given
@@ -83,8 +84,6 @@ def test_a_signature_is_verified_by_the_library_and_an_altered_body_is_not() -> 
     turn = turn_pb2.Turn(state=turn_pb2.Turn.STATE_DONE)
     event = event_of("key", "resp_s1_1", turn, 1_700_000_000)
     assert event == event_of("key", "resp_s1_1", turn, 1_700_000_000)
-    import time
-
     sent = headers(endpoint.secret, event.id, event.body, time.time())
     assert Webhook(endpoint.secret).verify(event.body, sent)["data"] == {"id": "resp_s1_1"}
     with pytest.raises(Exception, match="No matching signature"):
