@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
-from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc  # type: ignore[import-untyped]
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate

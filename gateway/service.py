@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc.aio
-from google.longrunning import operations_pb2
+from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from google.protobuf import empty_pb2
 from isthmus.session.v1 import (
     deletion_pb2,

@@ -13,7 +13,7 @@ import re
 from typing import Any, Final, TypeAlias
 
 import grpc.aio
-from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc  # type: ignore[import-untyped]
 from google.protobuf import empty_pb2, timestamp_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import operation_pb2, turn_pb2
@@ -50,7 +50,7 @@ _FROM_TURN: Final = {
 }
 
 
-class OperationsServicer(operations_pb2_grpc.OperationsServicer):
+class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
     """The operations of the caller's tenant."""
 
     def __init__(self, backend: Backend, jobs: TurnJobs, settings: JobSettings) -> None:

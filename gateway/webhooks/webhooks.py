@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 
 from gateway.jobs.queue import JobQueue
 from gateway.jobs.verdict import backoff_ms
-from gateway.webhooks.dead import DeadEvent, bury
 from gateway.webhooks.deliver import Sender
 from gateway.webhooks.event import Event
 from services.config import Settings
@@ -23,9 +22,11 @@ from services.errors import UpstreamUnavailable
 from services.job_worker import Pace
 from services.valkey import Acknowledger, Client
 from services.valkey.failover import expected
-from services.webhooks import keeper
+from services.webhooks import keeper, trial
+from services.webhooks.dead import DeadEvent, bury
+from services.webhooks.endpoint import TEST_EVENT
+from services.webhooks.trial import DELIVER
 
-DELIVER: Final = "deliver_webhook"
 _KEY_BYTES: Final = 16
 _log: Final = structlog.get_logger("webhooks")
 
@@ -83,6 +84,9 @@ class Webhooks:
             return None
         outcome = await self._sender.send(endpoint, event_id, body)
         log = _log.bind(endpoint=endpoint_id, event=event_id, type=kind, attempt=attempt)
+        if kind == TEST_EVENT:
+            await trial.leave(self._valkey, tenant, event_id, trial.Answer(outcome.problem, outcome.status))
+            return None
         if outcome.is_taken:
             self._deliveries.labels("taken").inc()
             log.info("event delivered", status=outcome.status)

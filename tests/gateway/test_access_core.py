@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from google.longrunning import operations_pb2
+from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from isthmus.session.v1 import session_service_pb2

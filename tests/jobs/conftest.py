@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc  # type: ignore[import-untyped]
 from google.protobuf import duration_pb2
 from isthmus.session.v1 import operation_pb2, turn_pb2
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ async def test_two_hundred_jobs_with_workers_killed_at_random_are_each_done_once
             for _ in range(4):
                 before = await _done(client, names)
                 doomed = seed.choice(list(workers))
-                await eventually(lambda least=before + 10: _is_past(client, names, least), 60, "workers work")
+                await eventually(partial(_is_past, client, names, before + 10), 60, "workers work")
                 workers[doomed].kill()
                 workers[doomed].wait()
                 workers[doomed] = worker(mesh, paced, tmp_path, doomed)

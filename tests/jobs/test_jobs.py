@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc.aio
 import pytest
-from google.longrunning import operations_pb2
+from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from services.valkey import Acknowledger, Script
+from services.valkey import Acknowledger, Client, Script, command
 
 _BURY: Final = Script(Path(__file__).parent / "scripts" / "bury.lua")
 
@@ -26,9 +26,14 @@ class DeadEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 async def bury(acknowledger: Acknowledger, tenant: str, event: DeadEvent, count_max: int) -> None:
     """Keeps the event among the tenant's last `count_max`. Raises what Acknowledger and redis raise."""
-    await acknowledger.run(_BURY, [dead_key(tenant)], [msgspec.json.encode(event), count_max])
+    await acknowledger.run(_BURY, [_key(tenant)], [msgspec.json.encode(event), count_max])
 
 
-def dead_key(tenant: str) -> str:
-    """The list of a tenant's dead events, newest first."""
+async def buried(valkey: Client, tenant: str, count: int) -> list[DeadEvent]:
+    """The tenant's latest dead events, newest first. Raises redis' errors."""
+    stored = await command(valkey, "LRANGE", _key(tenant), 0, count - 1)
+    return [msgspec.json.decode(each, type=DeadEvent) for each in stored]
+
+
+def _key(tenant: str) -> str:
     return f"isthmus:{{webhooks:{tenant}}}:dead"
