@@ -25,6 +25,7 @@ _CHANGE: Final = Script(_SCRIPTS / "change.lua")
 _LEAVE: Final = Script(_SCRIPTS / "leave.lua")
 _FORGET: Final = Script(_SCRIPTS / "forget.lua")
 _ERASE: Final = Script(_SCRIPTS / "erase.lua")
+_ALL: Final = ("records", "requests", "live", "ended", "dead", "sums", "names")
 _log: Final = structlog.get_logger("jobs")
 
 
@@ -52,7 +53,7 @@ class JobBook:
         settings = self._settings
         bounds = (settings.queued_count_max, settings.queued_bytes_max)
         args = (record.name, record.key, encode(record), request, record.create_ms, *bounds)
-        answer = await self._run(_ENTER, record.tenant, ("records", "requests", "live", "sums"), args)
+        answer = await self._run(_ENTER, record.tenant, _ALL, args)
         if answer in (b"count", b"bytes"):
             raise _full(record.tenant, answer.decode(), settings)
         return bool(answer == b"entered")
@@ -70,21 +71,19 @@ class JobBook:
         count_max = settings.dead_count_max if shelf is Shelf.DEAD else settings.ended_count_max
         where = shelf.value if shelf else "gone"
         args = (record.name, record.key, encode(record), where, record.end_ms, count_max, settings.dead_bytes_max)
-        kinds = ("records", "requests", "live", "ended", "dead", "sums")
-        was_live, dropped = await self._run(_LEAVE, record.tenant, kinds, args)
+        was_live, dropped = await self._run(_LEAVE, record.tenant, _ALL, args)
         if dropped:
             _log.warning("the oldest dead letters gave way", tenant=record.tenant, count=dropped)
         return bool(was_live)
 
     async def forget(self, tenant: str, name: str, now_ms: int) -> bool:
         """Takes a dead letter, or a job that has ended, out of the book; False where there is none."""
-        kinds = ("records", "requests", "ended", "dead", "sums")
+        kinds = ("records", "requests", "ended", "dead", "sums", "names")
         return bool(await self._run(_FORGET, tenant, kinds, (name, now_ms)))
 
     async def erase(self, tenant: str, session: str, now_ms: int) -> int:
         """Takes all jobs of a session out of the book, with their requests; how many there were."""
-        kinds = ("records", "requests", "live", "ended", "dead", "sums")
-        return int(await self._run(_ERASE, tenant, kinds, (f"{session}/", now_ms)))
+        return int(await self._run(_ERASE, tenant, _ALL, (session, now_ms)))
 
     async def find(self, tenant: str, name: str) -> JobRecord | None:
         """The job of a turn, by `job_name`; None where the book does not know one, or no more."""

@@ -22,7 +22,7 @@ _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
 _API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
 # The book of jobs and the endpoints of webhooks: what is in them is bounded, and goes by itself or with its session.
 _TENANT_JOBS: Final = re.compile(
-    r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|endpoints|test:.+)"
+    r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|names|endpoints|test:.+)"
 )
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")

@@ -1,8 +1,8 @@
 -- Ends a live job: to the dead letters, to those that have ended, or to nowhere. A second time changes nothing.
--- KEYS: records, requests, live, ended, dead, sums.
+-- KEYS: records, requests, live, ended, dead, sums, names.
 -- ARGV: name, key, record, 'dead' | 'ended' | 'gone', ended in ms, count max there, bytes max of the dead.
 -- Returns {1 if it was live, number of older dead letters that gave way}.
-local records, requests, live, ended, dead, sums = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local records, requests, live, ended, dead, sums, names = unpack(KEYS)
 redis.call('HSET', sums, 'seen', ARGV[5])
 local name = ARGV[1]
 local stored = redis.call('HGET', records, name)
@@ -12,11 +12,15 @@ local function sum(field, by)
   redis.call('HSET', sums, field, string.format('%.0f', now))
   return now
 end
+local function drop(gone)
+  redis.call('HDEL', records, gone)
+  redis.call('HDEL', requests, gone)
+  redis.call('ZREM', names, gone)
+end
 local size = redis.call('HSTRLEN', requests, name)
 sum('live_bytes', -size)
 if ARGV[4] == 'gone' or (ARGV[4] == 'ended' and ARGV[6] == '0') then
-  redis.call('HDEL', records, name)
-  redis.call('HDEL', requests, name)
+  drop(name)
   return {1, 0}
 end
 redis.call('HSET', records, name, ARGV[3])
@@ -24,7 +28,7 @@ if ARGV[4] == 'ended' then
   redis.call('HDEL', requests, name)
   redis.call('ZADD', ended, ARGV[5], name)
   while redis.call('ZCARD', ended) > tonumber(ARGV[6]) do
-    redis.call('HDEL', records, redis.call('ZPOPMIN', ended)[1])
+    drop(redis.call('ZPOPMIN', ended)[1])
   end
   return {1, 0}
 end
@@ -34,8 +38,7 @@ while redis.call('ZCARD', dead) > 1 and
     (redis.call('ZCARD', dead) > tonumber(ARGV[6]) or bytes > tonumber(ARGV[7])) do
   local oldest = redis.call('ZPOPMIN', dead)[1]
   bytes = sum('dead_bytes', -redis.call('HSTRLEN', requests, oldest))
-  redis.call('HDEL', records, oldest)
-  redis.call('HDEL', requests, oldest)
+  drop(oldest)
   dropped = dropped + 1
 end
 return {1, dropped}
