@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -176,3 +177,44 @@ async def _done(client: Jobs, names: list[str]) -> int:
 async def _is_past(client: Jobs, names: list[str], least: int) -> bool:
     now = await _done(client, names)
     return now >= min(least, len(names))
+
+
+async def test_a_gateway_that_was_only_thought_lost_doubles_nothing(quick: Settings, tmp_path: Path) -> None:
+    paced = changed(quick, "inference", scripted_output_tokens=40, scripted_tokens_per_s=20.0)
+    async with front(paced) as (mesh, client):
+        await client.create("s1")
+        held = worker(mesh, paced, tmp_path, 1)
+        try:
+            operation = await client.submit(turn_request("s1", "Who is it?", "r1"))
+            await eventually(mesh.generating, timeout_s=60, message="the reply is under way")
+            held.send_signal(signal.SIGSTOP)
+            await mesh.add_gateway(2, paced)
+            first = turn_of(await client.done(operation.name))
+            held.send_signal(signal.SIGCONT)
+            # It goes on with what it had, finds the turn another's, and takes its next job as if nothing were.
+            await mesh.remove("gateway-2")
+            second = await client.submit(turn_request("s1", "And now?", "r2"))
+            next_one = turn_of(await client.done(second.name))
+        finally:
+            held.send_signal(signal.SIGCONT)
+            held.terminate()
+            assert held.wait() == 0
+        assert [each.number for each in await turns_in(client, "s1")] == [1, 2]
+        texts = ["Who is it?", first.output_text, "And now?", next_one.output_text]
+        assert await client.texts("s1") == texts
+
+
+async def test_jobs_run_on_a_cluster(cluster_settings: Settings, tmp_path: Path) -> None:
+    scripted = changed(cluster_settings, "inference", engine="scripted", cache_dir=tmp_path, scripted_output_tokens=8)
+    async with running_mesh(scripted, shards=1) as mesh, jobs_at(mesh.grpc_target) as client:
+        for number in range(3):
+            await client.create(f"s{number}")
+        names = [(await client.submit(turn_request(f"s{number}", "Hello.", "r"))).name for number in range(3)]
+        for name in names:
+            assert turn_of(await client.done(name)).output_text
+        await eventually(lambda: _none_live(client), message="all are put away")
+        assert len(await client.listed("state = ENDED")) == 3
+
+
+async def _none_live(client: Jobs) -> bool:
+    return await client.listed() == []
