@@ -13,8 +13,9 @@ from compressor.counting import COUNT_TOKENS
 from compressor.jobs import register
 from compressor.segments import COMMIT_SUMMARY, READ_FRAGMENTS, SegmentSummariser
 from compressor.service import CompressionServicer
-from compressor.worker import JobWorker
 from services import jobs, valkey
+from services.config import CompressorSettings
+from services.job_worker import JobWorker, Pace
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
 from services.router import INFERENCE, STORE, Router
@@ -80,6 +81,16 @@ class CompressorRoom:
         logging.getLogger("docket.dependencies").setLevel(logging.CRITICAL)
         queue = await self._resources.enter_async_context(jobs.docket(settings))
         register(queue, SegmentSummariser(router, settings.compressor), settings.compressor)
-        worker = self._worker = JobWorker(queue, settings.compressor, self._context.member_id)
+        worker = self._worker = JobWorker(queue, _pace(settings.compressor), self._context.member_id)
         worker.start()
         self._resources.push_async_callback(worker.stop)
+
+
+def _pace(settings: CompressorSettings) -> Pace:
+    return Pace(
+        settings.jobs_concurrent_max,
+        settings.job_poll_ms,
+        settings.job_schedule_ms,
+        settings.job_redelivery_ms,
+        settings.job_reconnect_ms,
+    )

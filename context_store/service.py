@@ -92,7 +92,7 @@ class ContextService(ContextServiceServicer):
 
     async def OpenTurn(self, request: api.OpenTurnRequest, context: Context) -> api.OpenTurnResponse:
         self._store.check_size(request.messages)
-        lease_ms = self._turns.lease_ms("lease", request.lease)
+        lease_ms = self._turns.lease_ms("lease", request.lease, queued=bool(request.resume_turn))
         return await Opening(self._store, self._manifests, request, lease_ms).run()
 
     async def TakeTurn(self, request: api.TakeTurnRequest, context: Context) -> api.OpenTurnResponse:

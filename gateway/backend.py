@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import grpc.aio
@@ -61,6 +61,8 @@ class Backend:
         self._forgetting = forgetting
         self._embedding = Embedding(replicas, settings.gateway)
         self._settings = settings
+        # What else is kept of sessions, and goes with them.
+        self.erasing: list[Callable[[str, str], Awaitable[None]]] = []
         self._random_bytes = random_bytes
 
     async def create_session(
@@ -107,6 +109,8 @@ class Backend:
             lambda stub: stub.DeleteSession, tenant, session_id, request, until=until
         )
         await self._forgetting.forget(tenant, receipt)
+        for erase in self.erasing:
+            await erase(tenant, session_id)
         return receipt
 
     async def fork_session(

@@ -12,6 +12,7 @@ _NUMBER = r"[1-9][0-9]{0,17}"
 _ID_RULE = "1 to 63 of a-z, 0-9 and -, starting with a letter or digit"
 _SESSION = re.compile(rf"sessions/({_ID})")
 _TURN = re.compile(rf"sessions/({_ID})/turns/({_NUMBER})")
+_OPERATION = re.compile(rf"sessions/({_ID})/turns/({_NUMBER})/operation")
 _FRAGMENT = re.compile(rf"sessions/({_ID})/fragments/({_NUMBER})")
 _DOCUMENT = re.compile(rf"sessions/({_ID})/documents/({_ID})")
 
@@ -46,6 +47,12 @@ def parse_session(name: str, field: str = "name") -> str:
 def parse_turn(name: str, field: str = "name") -> Numbered:
     """Session and number in `sessions/{session}/turns/{number}`; InvalidField names `field` otherwise."""
     match = _match(_TURN, name, field, "sessions/{session}/turns/{number}, numbered from 1 on")
+    return Numbered(match[1], int(match[2]))
+
+
+def parse_operation(name: str, field: str = "name") -> Numbered:
+    """Session and number in `sessions/{session}/turns/{number}/operation`; InvalidField names `field` otherwise."""
+    match = _match(_OPERATION, name, field, "sessions/{session}/turns/{number}/operation, numbered from 1 on")
     return Numbered(match[1], int(match[2]))
 
 

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
+from google.longrunning import operations_pb2, operations_pb2_grpc  # type: ignore[import-untyped]
 from isthmus.gateway.v1 import pool_service_pb2, pool_service_pb2_grpc
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
@@ -15,6 +16,8 @@ from gateway.backend import Backend
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
+from gateway.jobs.jobs import TurnJobs
+from gateway.jobs.operations import OperationsServicer
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import Limiter
 from gateway.limits.metrics import LimitMetrics
@@ -36,6 +39,7 @@ from services.rpc import Channels, GrpcServer
 
 # A draining gateway still lets those turns be cancelled that it waits for.
 CANCEL_TURN: Final = "/isthmus.session.v1.SessionService/CancelTurn"
+CANCEL_OPERATION: Final = "/google.longrunning.Operations/CancelOperation"
 
 
 class GatewayRoom:
@@ -53,14 +57,16 @@ class GatewayRoom:
         self._server = GrpcServer(
             context,
             message_bytes_max=context.settings.rpc.edge_message_bytes_max,
-            finishing=[CANCEL_TURN],
+            finishing=[CANCEL_TURN, CANCEL_OPERATION],
             admit=limiting(admitting(lambda: self._gate), lambda: self._limiter),
         )
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
         self._limiter: Limiter
+        self._limit_metrics = LimitMetrics()
         self._http: HttpServer | None = None
         self.pools: Pools | None = None
         self._turns: TurnDriver | None = None
+        self._jobs: TurnJobs | None = None
         self._closing = AsyncExitStack()
 
     @property
@@ -81,8 +87,7 @@ class GatewayRoom:
         if settings.gateway.access.mode == "keys":
             self._gate = KeyGate(connection, settings.gateway.access)
         self._closing.callback(self._gate.close)
-        limit_metrics = LimitMetrics()
-        self._limiter = Limiter(connection, settings, limit_metrics)
+        self._limiter = Limiter(connection, settings, self._limit_metrics)
         await self._limiter.start()
         self._closing.push_async_callback(self._limiter.stop)
         channels = Channels(settings.rpc, self.name)
@@ -95,7 +100,7 @@ class GatewayRoom:
         replicas = Replicas(view, router, settings.gateway)
         self.pools = replicas.pools
         await self._add_pools(connection, view, replicas)
-        await self._serve(router, replicas, forgetting, limit_metrics)
+        await self._serve(connection, router, replicas, forgetting)
         member = Member(self._context.member_id, self.name, self._server.address)
         announcer = Announcer(connection, settings.membership, member, self._context.lifecycle)
         await announcer.start()
@@ -107,7 +112,7 @@ class GatewayRoom:
         self._context.lifecycle.move(State.DRAINING)
         drain_ms_max = self._settings.rpc.drain_ms_max
         turns = self._turns.drained(drain_ms_max / 1000) if self._turns is not None else asyncio.sleep(0)
-        await asyncio.gather(self._server.drain(), self._stop_http(drain_ms_max), turns)
+        await asyncio.gather(self._server.drain(), self._stop_http(drain_ms_max), self._drain_jobs(), turns)
 
     async def stop(self) -> None:
         """Cancels what is still under way, leaves its turns to other gateways, and lets go of everything."""
@@ -129,28 +134,44 @@ class GatewayRoom:
         )
 
     async def _serve(
-        self, router: Router, replicas: Replicas, forgetting: Forgetting, limit_metrics: LimitMetrics
+        self,
+        connection: valkey.Client,
+        router: Router,
+        replicas: Replicas,
+        forgetting: Forgetting,
     ) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
         driven = DrivenTurns()
         backend = Backend(shards, replicas, driven, forgetting, settings)
-        admission = Admission(self._limiter, replicas, settings.gateway, limit_metrics)
+        admission = Admission(self._limiter, replicas, settings.gateway, self._limit_metrics)
         turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission)
         turns.metrics.registry.register(PoolMetrics(replicas.pools))
         self._closing.push_async_callback(turns.ended)
+        jobs = self._jobs = TurnJobs(connection, backend, turns, shards, settings, self._context.member_id)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-            SessionServicer(backend, turns),
+            SessionServicer(backend, turns, jobs),
             session_service_pb2.DESCRIPTOR,
+        )
+        self._server.add(
+            operations_pb2_grpc.add_OperationsServicer_to_server,
+            OperationsServicer(backend, jobs, settings.gateway.jobs),
+            operations_pb2.DESCRIPTOR,
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
-            app = create_app(backend, turns, self._gate, settings, self._context.lifecycle)
+            app = create_app(backend, turns, jobs, self._gate, settings, self._context.lifecycle)
             self._http = HttpServer(app, self._context.http_listen, settings)
             await self._http.start()
             self._closing.push_async_callback(self._stop_http, 0)
+        jobs.start()
+        self._closing.push_async_callback(jobs.stop)
+
+    async def _drain_jobs(self) -> None:
+        if self._jobs is not None:
+            await self._jobs.drain()
 
     async def _stop_http(self, grace_ms: int) -> None:
         if self._http is not None:

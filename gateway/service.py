@@ -10,11 +10,13 @@ from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc.aio
+from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from google.protobuf import empty_pb2
 from isthmus.session.v1 import (
     deletion_pb2,
     document_pb2,
     fragment_pb2,
+    operation_pb2,
     record_pb2,
     session_pb2,
     session_service_pb2,
@@ -23,8 +25,10 @@ from isthmus.session.v1 import (
 )
 
 from gateway.backend import Backend
+from gateway.jobs.jobs import TurnJobs
+from gateway.jobs.operations import operation_of
 from gateway.limits.rpc import tell
-from gateway.names import parse_document, parse_fragment, parse_session, parse_turn
+from gateway.names import parse_document, parse_fragment, parse_operation, parse_session, parse_turn
 from gateway.tenancy import tenant
 from gateway.turn.turns import TurnDriver
 from services.errors import InvalidField
@@ -35,9 +39,10 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Thin: the server's interceptor has let in and checked each request, and turns IsthmusErrors into their status."""
 
-    def __init__(self, backend: Backend, turns: TurnDriver) -> None:
+    def __init__(self, backend: Backend, turns: TurnDriver, jobs: TurnJobs) -> None:
         self._backend = backend
         self._turns = turns
+        self._jobs = jobs
 
     async def CreateSession(
         self, request: session_service_pb2.CreateSessionRequest, context: Context
@@ -118,7 +123,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 
     async def CancelTurn(self, request: session_service_pb2.CancelTurnRequest, context: Context) -> turn_pb2.Turn:
         turn = parse_turn(request.name)
-        return await self._backend.cancel_turn(tenant(), turn.session, turn.number)
+        return await self._jobs.cancel(tenant(), turn.session, turn.number)
 
     async def AppendMessages(
         self, request: session_service_pb2.AppendMessagesRequest, context: Context
@@ -170,6 +175,15 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.PreviewWindowRequest, context: Context
     ) -> session_service_pb2.PreviewWindowResponse:
         return await self._backend.preview_window(tenant(), parse_session(request.session, "session"))
+
+    async def SubmitTurn(
+        self, request: session_service_pb2.RunTurnRequest, context: Context
+    ) -> operations_pb2.Operation:
+        return operation_of(*await self._jobs.submit(tenant(), request))
+
+    async def ReplayTurn(self, request: operation_pb2.ReplayTurnRequest, context: Context) -> operations_pb2.Operation:
+        turn = parse_operation(request.name)
+        return operation_of(*await self._jobs.replay(tenant(), turn.session, turn.number))
 
 
 async def _pages(

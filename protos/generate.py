@@ -22,7 +22,7 @@ def generate(target: Path) -> None:
     well_known = str(resources.files("grpc_tools") / "_proto")
     tools = Path(sys.executable).parent
     plugins = [f"--plugin={name}={tools / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    includes = [f"-I{HERE}", f"-I{HERE / 'vendor'}", f"-I{well_known}"]
+    includes = [f"-I{HERE}", f"-I{HERE / 'third_party'}", f"-I{well_known}"]
     python = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
     services = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
     with_service = [name for name in own if name.endswith("_service.proto")]

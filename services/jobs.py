@@ -28,13 +28,13 @@ async def summarise_segment(tenant: str, session: str, first_sequence: int, last
 
 
 @asynccontextmanager
-async def docket(settings: Settings) -> AsyncIterator[Docket]:
-    """The mesh's job queue, open. Workers register their functions under the names below.
+async def docket(settings: Settings, suffix: str = "") -> AsyncIterator[Docket]:
+    """The mesh's job queue, open, or another one of its own by `suffix`. Workers register their functions under names.
 
     A job that has ended leaves nothing behind in Valkey. Raises redis' errors when Valkey is away.
     """
     url = await _seed_url(settings.valkey)
-    queue = Docket(name=settings.mesh.name, url=url, execution_ttl=timedelta(0))
+    queue = Docket(name=settings.mesh.name + suffix, url=url, execution_ttl=timedelta(0))
     queue._redis = _Connection(url)
     async with queue:
         yield queue

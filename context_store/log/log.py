@@ -160,7 +160,8 @@ class Log(LogReads):
     async def open_turn(self, keys: Keys, new: NewTurn, meter: Meter, *, disk: bool = False) -> Reply:
         args: list[Argument] = [new.version, new.request_id, new.digest, new.driver, new.lease_ms]
         args += ["" if new.after_turn is None else new.after_turn, new.turn.number, new.turn.SerializeToString()]
-        args += [*base_arguments(new.base), "0" if new.is_probe else "1", *entry_arguments(new.entries)]
+        args += [*base_arguments(new.base), "0" if new.is_probe else "1"]
+        args += ["" if new.resumes is None else new.resumes, *entry_arguments(new.entries)]
         names = [keys.meta, keys.log, keys.turns, keys.requests]
         return await self._change("open_turn", keys, names, args, meter, disk=disk)
 

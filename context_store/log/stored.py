@@ -114,6 +114,8 @@ class NewTurn:
     entries: Iterable[Entry]
     # Without the plan, only to find the turn that the request_id may have already.
     is_probe: bool = False
+    # The turn that is taken over though its lease lives; nothing is opened then.
+    resumes: int | None = None
 
 
 class ImportPage:

@@ -2,7 +2,8 @@
 -- KEYS: meta, log, turns, requests.
 -- ARGV: version to come, version expected, request_id, digest (16 bytes), driver, lease in ms, number that the latest
 --   done turn must have or '', number of the new turn, Turn proto, window base or '' for the same epoch, epoch, '1'
---   to open or '0' to only look, then for each fragment: header, body, size.
+--   to open or '0' to only look, number of the turn that is taken over whatever its lease, or '', then for each
+--   fragment: header, body, size.
 -- Returns {outcome, version, ...}:
 --   AGAIN | TAKEN_OVER, version, incarnation, turn, attempt     the caller drives a turn that was there
 --   ATTACHED, version, incarnation, turn, attempt, ms left      another driver does
@@ -36,6 +37,7 @@ if known then
       redis.call('HSET', meta, 'lease_until_ms', now + ARGV[6])
       return {'AGAIN', version, m[9], turn, attempt}
     end
+    if ARGV[13] == number then left = 0 end
     if left > 0 then return {'ATTACHED', version, m[9], turn, attempt, left} end
     redis.call('HSET', meta, 'open_attempt', attempt + 1, 'open_driver', ARGV[5], 'lease_until_ms', now + ARGV[6])
     return {'TAKEN_OVER', version, m[9], turn, attempt + 1}
@@ -43,6 +45,7 @@ if known then
   -- It failed or expired: the request runs anew, as a new turn.
 end
 
+if ARGV[13] ~= '' then return {'NEW', version} end
 if open_turn ~= '0' then
   if left > 0 then return {'BUSY', version, left} end
   return {'LAPSED', version, tonumber(open_turn)}
@@ -52,7 +55,7 @@ if ARGV[12] == '0' then return {'NEW', version} end
 if version ~= ARGV[2] then return {'STALE', version} end
 
 local sequence = tonumber(m[8])
-for i = 13, #ARGV, 3 do
+for i = 14, #ARGV, 3 do
   sequence = sequence + 1
   redis.call('XADD', log, string.format('%.0f-0', sequence), 'f', ARGV[i], 'b', ARGV[i + 1], 'n', ARGV[i + 2])
 end

@@ -61,6 +61,8 @@ class Opening:
         if reply.outcome == "OPENED" and isinstance(plan, Plan):
             slot.hot = hot
             return await self._opened(hot, reply, turn, parts, plan)
+        if reply.outcome == "NEW" and self._request.resume_turn:
+            raise self._not_open()
         if reply.outcome == "NEW" and isinstance(plan, IsthmusError):
             if reply.version != hot.version:
                 raise StaleError
@@ -110,6 +112,7 @@ class Opening:
             base=plan.base if isinstance(plan, Plan) else None,
             entries=() if is_probe else entries(parts, turn.create_time),
             is_probe=is_probe,
+            resumes=request.resume_turn or None,
         )
 
     async def _opened(
@@ -133,6 +136,11 @@ class Opening:
                 raise self._refusal(reply)
             case _:
                 return await self._found_turn.tell(slot, reply)
+
+    def _not_open(self) -> IsthmusError:
+        name = f"sessions/{self._keys.session}/turns/{self._request.resume_turn}"
+        message = f"{name} is not the open turn of its request_id; expected one that is, to go on with"
+        return IsthmusError(errors_pb2.ERROR_REASON_TURN_STATE, message)
 
     def _refusal(self, reply: Reply) -> IsthmusError:
         if reply.outcome == "NOT_LATEST":

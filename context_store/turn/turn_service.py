@@ -26,9 +26,10 @@ class TurnService:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def lease_ms(self, field: str, lease: duration_pb2.Duration) -> int:
-        """A lease's length; INVALID_FIELD outside of the bounds."""
-        low, high = self._store.settings.lease_ms_min, self._store.settings.lease_ms_max
+    def lease_ms(self, field: str, lease: duration_pb2.Duration, *, queued: bool = False) -> int:
+        """A lease's length; INVALID_FIELD outside of the bounds, which are others for a turn that is known already."""
+        settings = self._store.settings
+        low, high = settings.lease_ms_min, settings.queued_lease_ms_max if queued else settings.lease_ms_max
         if not low <= lease.ToMilliseconds() <= high:
             raise InvalidField(field, f"{lease.ToMilliseconds()} ms; expected {low} to {high} ms")
         return lease.ToMilliseconds()
@@ -36,7 +37,7 @@ class TurnService:
     async def renew(self, request: api.RenewTurnRequest) -> None:
         """Extends the lease."""
         keys = keys_of(request.key)
-        lease_ms = self.lease_ms("duration", request.duration)
+        lease_ms = self.lease_ms("duration", request.duration, queued=True)
         reply = await self._store.log.renew_turn(keys, request.lease, lease_ms)
         if reply.outcome == "REFUSED":
             find_repeat(keys, request.lease, reply, turns.Event.RENEW)

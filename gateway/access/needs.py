@@ -8,6 +8,7 @@ from typing import Final
 from services.access import Scope
 
 SERVICE: Final = "/isthmus.session.v1.SessionService/"
+OPERATIONS: Final = "/google.longrunning.Operations/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ _CONVERSATION: Final = "/v1/conversations/{conversation_id}"
 TABLE: Final = (
     Row(
         Scope.TURNS,
-        ("RunTurn", "AttachTurn", "CancelTurn"),
+        ("RunTurn", "AttachTurn", "CancelTurn", "SubmitTurn", "ReplayTurn", "CancelOperation"),
         (
             "POST /v1/responses",
             f"POST {_RESPONSE}/cancel",
@@ -45,6 +46,9 @@ TABLE: Final = (
             "GetFragment",
             "GetDocument",
             "PreviewWindow",
+            "GetOperation",
+            "ListOperations",
+            "WaitOperation",
         ),
         (
             f"GET {_RESPONSE}",
@@ -65,6 +69,7 @@ TABLE: Final = (
             "AppendMessages",
             "DeleteFragment",
             "IngestDocument",
+            "DeleteOperation",
         ),
         (
             f"DELETE {_RESPONSE}",
@@ -81,7 +86,11 @@ TABLE: Final = (
 # Asked by probes, scrapers and generators of clients, who have no key; none of it is a tenant's.
 OPEN_PATHS: Final = ("/healthz", "/metrics", "/schema")
 
-_RPCS: Final = {SERVICE + name: row.scope for row in TABLE for name in row.rpcs}
+_RPCS: Final = {
+    (OPERATIONS if name.endswith(("Operation", "Operations")) else SERVICE) + name: row.scope
+    for row in TABLE
+    for name in row.rpcs
+}
 _ROUTES: Final = {route: row.scope for row in TABLE for route in row.routes}
 
 

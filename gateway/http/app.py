@@ -25,6 +25,7 @@ from gateway.http.limits import Told, limiting
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
+from gateway.jobs.jobs import TurnJobs
 from gateway.turn.turns import TurnDriver
 from services.config import Settings
 from services.lifecycle import Lifecycle
@@ -52,10 +53,12 @@ _HANDLERS = [
 ]
 
 
-def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
+def create_app(
+    backend: Backend, turns: TurnDriver, jobs: TurnJobs, gate: Gate, settings: Settings, lifecycle: Lifecycle
+) -> ASGIApp:
     """The ASGI application of a gateway."""
     measures = HttpMetrics(turns.metrics.registry)
-    edge = Edge(backend, turns, settings.gateway, tenant="")
+    edge = Edge(backend, turns, jobs, settings.gateway, tenant="")
 
     def edge_of(request: Request[Any, Any, Any]) -> Edge:
         return replace(edge, tenant=request.state.tenant)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from litestar.di import NamedDependency
 
 from gateway.backend import Backend
+from gateway.jobs.jobs import TurnJobs
 from gateway.turn.turns import TurnDriver
 from services.config import GatewaySettings
 
@@ -18,6 +19,7 @@ class Edge:
 
     backend: Backend
     turns: TurnDriver
+    jobs: TurnJobs
     settings: GatewaySettings
     tenant: str
 

@@ -36,7 +36,7 @@ class OutputText(msgspec.Struct, frozen=True, tag="output_text"):
     logprobs: list[Any] = []
 
 
-Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class Message(msgspec.Struct, frozen=True, tag="message"):

@@ -48,6 +48,9 @@ class Echo:
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # Whether it runs, or ran, in the background, and whether it waits there.
+    background: bool = False
+    is_queued: bool = False
 
 
 def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
@@ -59,7 +62,8 @@ def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
         id=str(name),
         created_at=turn.create_time.seconds,
         completed_at=turn.end_time.seconds if is_done else None,
-        status="incomplete" if is_cut else _STATUS.get(turn.state, "in_progress"),
+        status="incomplete" if is_cut else _status(turn, echo),
+        background=echo.background,
         error=error_of(turn),
         incomplete_details=IncompleteDetails("max_output_tokens") if is_cut else None,
         instructions=echo.instructions,
@@ -84,6 +88,11 @@ def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
             receipt=plain(turn.receipt) if is_done else None,
         ),
     )
+
+
+def _status(turn: turn_pb2.Turn, echo: Echo) -> Status:
+    is_open = turn.state == turn_pb2.Turn.STATE_OPEN
+    return "queued" if is_open and echo.is_queued else _STATUS.get(turn.state, "in_progress")
 
 
 def reply(name: ResponseId, text: str, status: Literal["in_progress", "completed", "incomplete"]) -> Message:

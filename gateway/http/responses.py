@@ -8,11 +8,12 @@ leaves; it is read on by `GET …?stream=true&starting_after=N`, or with the `La
 from __future__ import annotations
 
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import session_pb2, session_service_pb2, turn_pb2
+from isthmus.session.v1 import session_pb2, turn_pb2
 from litestar import Response as Answer
 from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 
+from gateway.http.background import background, check_background, submit
 from gateway.http.body import BoundedRequest
 from gateway.http.connection import EventStream, while_connected
 from gateway.http.echoes import echo_of
@@ -25,7 +26,7 @@ from gateway.http.query import LIMIT_DEFAULT, After, Limit, Ordered, StartingAft
 from gateway.http.render import Echo, response
 from gateway.http.sessions import Origin, metadata_of, origin_of
 from gateway.http.shapes import CreateResponse
-from gateway.http.telling import Telling
+from gateway.http.telling import attached
 from gateway.http.turn_request import turn_request
 from gateway.http.turn_run import TurnRun
 from services.errors import InvalidField, IsthmusError
@@ -37,8 +38,14 @@ ON_DISCONNECT = {"stop": turn_pb2.ON_DISCONNECT_STOP, "continue": turn_pb2.ON_DI
 
 @post("/v1/responses", responses=ERRORS, status_code=200)
 async def create_response(data: JSONBody[CreateResponse], request: BoundedRequest, edge: GivenEdge) -> Answer[Response]:
-    """Runs a turn and answers with it, whole or as server-sent events."""
+    """Runs a turn and answers with it, whole or as server-sent events; or, in the background, with 202 at once."""
+    check_background(data)
     asked = await turn_request(edge, data, idempotency_key(request))
+    if data.background:
+        submitted = await submit(edge, asked)
+        if data.stream:
+            return EventStream(attached(edge, submitted.turn, submitted.echo, request.state.received_at))
+        return Answer(submitted.response, status_code=202)
     asked.turn.on_disconnect = on_disconnect(request)
     run = TurnRun(edge, asked, request.state.received_at)
     if data.stream:
@@ -56,18 +63,13 @@ async def get_response(
 ) -> Answer[Response]:
     """The turn as it stands; or its events, from any of them on, whether it is in progress or done."""
     name, turn, session = await _read(edge, response_id)
-    echo = await _echo(edge, name, turn, session)
+    echo = await background(edge, name, turn, await _echo(edge, name, turn, session))
     if not stream:
         if starting_after is not None:
             raise Refusal(400, "unsupported_parameter", "starting_after", "starting_after: needs stream=true")
         return Answer(response(name, turn, echo))
-    telling = Telling(lambda: echo, turn.params, last_event(request, starting_after))
-    events = edge.turns.attach(
-        edge.tenant,
-        session_service_pb2.AttachTurnRequest(name=turn.name),
-        received_at=request.state.received_at,
-    )
-    return EventStream(telling.told(events))
+    last = last_event(request, starting_after)
+    return EventStream(attached(edge, turn, echo, request.state.received_at, last))
 
 
 @delete("/v1/responses/{response_id:str}", responses=ERRORS, status_code=200)
@@ -77,6 +79,7 @@ async def delete_response(response_id: FromPath[str], edge: GivenEdge) -> Delete
     if turn.state == turn_pb2.Turn.STATE_OPEN:
         message = f"{response_id} is in progress; cancel it first, or wait for its end"
         raise IsthmusError(errors_pb2.ERROR_REASON_TURN_IN_PROGRESS, message)
+    await edge.jobs.forget(edge.tenant, name.session, name.turn)
     if session.turn_count == 1 and origin_of(session) is Origin.RESPONSES:
         await edge.backend.delete_session(edge.tenant, name.session)
     else:
@@ -89,8 +92,8 @@ async def delete_response(response_id: FromPath[str], edge: GivenEdge) -> Delete
 async def cancel_response(response_id: FromPath[str], edge: GivenEdge) -> Response:
     """Stops a response that is in progress."""
     name, _, session = await _read(edge, response_id)
-    turn = await edge.backend.cancel_turn(edge.tenant, name.session, name.turn)
-    return response(name, turn, await _echo(edge, name, turn, session))
+    turn = await edge.jobs.cancel(edge.tenant, name.session, name.turn)
+    return response(name, turn, await background(edge, name, turn, await _echo(edge, name, turn, session)))
 
 
 @get("/v1/responses/{response_id:str}/input_items", responses=ERRORS)

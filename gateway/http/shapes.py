@@ -64,6 +64,7 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     previous_response_id: str | None = None
     conversation: str | ConversationRef | None = None
     stream: bool | None = None
+    background: bool | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1048576)] | None = None
@@ -75,7 +76,6 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     prompt_cache_key: str | None = None
 
     access_programs: Raw = field(default_factory=raw_null)
-    background: Raw = field(default_factory=raw_null)
     context_management: Raw = field(default_factory=raw_null)
     image: Raw = field(default_factory=raw_null)
     include: Raw = field(default_factory=raw_null)
@@ -115,7 +115,6 @@ class CreateItems(msgspec.Struct, forbid_unknown_fields=True):
 
 HARMLESS: dict[str, tuple[object, ...]] = {
     "access_programs": (),
-    "background": (False,),
     "context_management": ([],),
     "image": (),
     "include": ([],),

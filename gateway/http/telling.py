@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import structlog
 from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
 
+from gateway.http.edge import Edge
 from gateway.http.errors import problem_of
 from gateway.http.events import Event, ResponseEvents, encode
 from gateway.http.ids import ResponseId
@@ -81,6 +82,15 @@ class Telling:
             model=accepted.model,
         )
         return self.render(turn)
+
+
+def attached(
+    edge: Edge, turn: turn_pb2.Turn, echo: Echo, received_at: float, starting_after: int = -1
+) -> AsyncGenerator[bytes, None]:
+    """The events of a turn that is there, behind the one that its reader has."""
+    request = session_service_pb2.AttachTurnRequest(name=turn.name)
+    told = Telling(lambda: replace(echo, is_queued=False), turn.params, starting_after)
+    return told.told(edge.turns.attach(edge.tenant, request, received_at=received_at))
 
 
 def name_of(turn: str) -> ResponseId:

@@ -41,6 +41,18 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A turn that is driven for nobody who waits: it stays open behind a driver that fails, for the next one.
+
+    `turn` is its number, 0 to open it. What it comes to is its job's to say. The lease is as long as it may wait.
+    """
+
+    driver: str
+    turn: int
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Errand:
     """A turn as its driver was asked for it. `until` is its deadline in seconds of time.monotonic()."""
 
@@ -57,6 +69,7 @@ class Errand:
     until: float
     # Whether its caller reads the reply as it comes.
     is_streamed: bool = True
+    job: Job | None = None
 
     @property
     def place(self) -> Place:
@@ -111,11 +124,17 @@ class TurnCalls:
         self._settings = settings
         self._errand = errand
         self._lease = duration_pb2.Duration()
-        self._lease.FromMilliseconds(settings.lease_ms)
+        self._lease.FromMilliseconds(errand.job.lease_ms if errand.job else settings.lease_ms)
+        self._has_resumed = False
 
     async def open(self) -> tuple[context_service_pb2.OpenTurnResponse, Leg]:
         """Opens the turn, attaches to it, takes it over or finds it finished."""
         errand = self._errand
+        resumes = errand.job.turn if errand.job else 0
+        # Whom another driver has fenced off does not fence that one off in turn.
+        if resumes and self._has_resumed:
+            raise IsthmusError(errors_pb2.ERROR_REASON_LEASE_LOST, f"turn {resumes} went to another driver of its job")
+        self._has_resumed = bool(resumes)
         request = context_service_pb2.OpenTurnRequest(
             key=errand.key,
             request_id=errand.request_id,
@@ -130,6 +149,7 @@ class TurnCalls:
             after_turn=errand.after_turn,
             on_disconnect=errand.request.on_disconnect,
             labels=errand.request.labels,
+            resume_turn=resumes,
         )
         return await self._leg(lambda stub: stub.OpenTurn, request)
 
@@ -200,8 +220,10 @@ class TurnCalls:
     ) -> None:
         """Closes the turn without a reply, as well as it can be done in `gateway.fail_turn_ms_max`.
 
-        Outlives the caller's deadline. Where it cannot be done, the lease runs out by itself.
+        Outlives the caller's deadline. Where it cannot be done, the lease runs out by itself. A job's stays open.
         """
+        if self._errand.job:
+            return
         request = context_service_pb2.FailTurnRequest(
             key=self._errand.key, lease=lease, reason=reason, message=message[:_MESSAGE_LENGTH_MAX]
         )
@@ -218,7 +240,12 @@ class TurnCalls:
         await self.fail(lease, errors_pb2.ERROR_REASON_TURN_CANCELLED, message)
 
     async def release(self, lease: context_service_pb2.TurnLease) -> None:
-        """Lets the lease lapse at once, so that another driver may take the turn over; as well as it can be done."""
+        """Lets the lease lapse at once, so that another driver may take the turn over; as well as it can be done.
+
+        A job's is kept: the turn waits for the job's next driver.
+        """
+        if self._errand.job:
+            return
         moment = duration_pb2.Duration()
         moment.FromMilliseconds(_RELEASED_MS)
         request = context_service_pb2.RenewTurnRequest(key=self._errand.key, lease=lease, duration=moment)

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 
 import structlog
+from isthmus.context.v1 import context_service_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
@@ -19,6 +20,7 @@ from gateway.models.replicas import Replicas
 from gateway.names import parse_turn
 from gateway.shards import Shards
 from gateway.turn.appends import OutputAppends
+from gateway.turn.calls import Job, TurnCalls
 from gateway.turn.drive import Means
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.output import Output
@@ -66,6 +68,7 @@ class TurnDriver:
         after_turn: int | None = None,
         received_at: float,
         is_streamed: bool = True,
+        job: Job | None = None,
     ) -> AsyncGenerator[Event, None]:
         """The turn's events: one `accepted`, `hop`s and `delta`s as they come, one `done`; or an IsthmusError raised.
 
@@ -76,14 +79,15 @@ class TurnDriver:
         none was yet), else NOT_LATEST_TURN. `received_at` is when the request's first byte came in, in seconds of
         time.monotonic(). `is_streamed`: the caller reads the reply as it comes, not only when it is whole.
         The deadline is that of the rpc being served, at most `gateway.turn_deadline_ms` from `received_at` on; a turn
-        that outlives its caller has the latter.
+        that outlives its caller has the latter. A turn that is run for a `job` stays open when it fails, or when its
+        driver is cancelled.
         """
         continues = request.on_disconnect == turn_pb2.ON_DISCONNECT_CONTINUE
         until = self._until(received_at, has_deadline=not continues)
-        output = Output(outlives=continues)
+        output = Output(outlives=continues and job is None)
 
         async def work() -> None:
-            asked = Asked(tenant, request, after_turn, received_at, until, is_streamed)
+            asked = Asked(tenant, request, after_turn, received_at, until, is_streamed, job)
             async with self.admission.admitted(tenant, request, until) as admitted:
                 output.watch = admitted.see
                 await Work(self._means, self.metrics, output, asked, self._random_bytes).run()
@@ -107,6 +111,13 @@ class TurnDriver:
                 await Work(self._means, self.metrics, output, asked, self._random_bytes).attach(name.number)
 
         return self._told(work, output)
+
+    async def submit(
+        self, tenant: str, request: session_service_pb2.RunTurnRequest, job: Job, *, received_at: float
+    ) -> tuple[context_service_pb2.OpenTurnResponse, TurnCalls]:
+        """The turn, opened for a job and not driven; and the calls by which its lease is made longer."""
+        asked = Asked(tenant, request, None, received_at, self._until(received_at, has_deadline=True), False, job)
+        return await Work(self._means, self.metrics, Output(), asked, self._random_bytes).submit()
 
     async def drained(self, seconds_max: float) -> None:
         """Waits for all turns under way, those that have outlived their callers among them."""

@@ -18,7 +18,7 @@ from gateway.metrics import TurnMetrics
 from gateway.names import Numbered, parse_session, session_name
 from gateway.retry import retrying
 from gateway.turn.budget import ModelLimits, divide
-from gateway.turn.calls import Errand, Place, TurnCalls, lease_of
+from gateway.turn.calls import Errand, Job, Place, TurnCalls, lease_of
 from gateway.turn.drive import Drive, Means
 from gateway.turn.follow import Follower, accepted, runs_anew, tell_closed
 from gateway.turn.output import Output
@@ -40,6 +40,7 @@ class Asked:
     until: float
     # Whether its caller reads the reply as it comes.
     is_streamed: bool
+    job: Job | None = None
 
 
 class Work:
@@ -87,6 +88,13 @@ class Work:
                 if turn.state != turn_pb2.Turn.STATE_OPEN and not runs_anew(turn):
                     self._tell_closed(turn)
                     return
+
+    async def submit(self) -> tuple[Opened, TurnCalls]:
+        """Opens the turn for its job, which nobody drives yet."""
+        check_messages(self._asked.request.messages)
+        calls = TurnCalls(self._means.shards, self._means.settings, await self._errand())
+        opened, _ = await calls.open()
+        return opened, calls
 
     async def attach(self, number: int) -> None:
         """Tells a turn from `output.piece` on. Drives it on where nobody else does."""
@@ -149,13 +157,14 @@ class Work:
             request=request,
             request_id=request.request_id or new_id(self._random_bytes, "request"),
             digest=turn_digest(request, after_turn),
-            driver=new_id(self._random_bytes, "driver"),
+            driver=asked.job.driver if asked.job else new_id(self._random_bytes, "driver"),
             after_turn=after_turn,
             limits=limits,
             budget=divide(limits, request.params),
             received_at=asked.received_at,
             until=asked.until,
             is_streamed=asked.is_streamed,
+            job=asked.job,
         )
 
     async def _errand_of(self, turn: turn_pb2.Turn) -> Errand:

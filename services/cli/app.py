@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
 import typer
 
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
+from services.cli.jobs_app import jobs_app
 from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
 from services.cli.pools_app import pools_app
 from services.cli.tenants_app import tenants_app
+from services.cli.webhooks_app import webhooks_app
 
 if TYPE_CHECKING:
     from services.cli.target import Target
@@ -39,6 +41,8 @@ shards_app = typer.Typer(
 app.add_typer(shards_app, name="shards")
 app.add_typer(pools_app, name="pools")
 app.add_typer(tenants_app, name="tenants")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(webhooks_app, name="webhooks")
 
 
 @app.callback(invoke_without_command=True)

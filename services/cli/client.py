@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, TypeVar, cast
 
 import grpc
+from google.longrunning import operations_pb2_grpc  # type: ignore[import-untyped]
 from isthmus.errors.v1 import errors_pb2
 from isthmus.gateway.v1 import pool_service_pb2, pool_service_pb2_grpc
 from isthmus.session.v1 import (
@@ -79,6 +80,7 @@ class Client:
         channel = grpc.intercept_channel(self._channel, Bearer(api_key)) if api_key else self._channel
         self.stub = session_service_pb2_grpc.SessionServiceStub(channel)
         self._pools = pool_service_pb2_grpc.PoolServiceStub(channel)
+        self.operations = operations_pb2_grpc.OperationsStub(channel)
 
     def __enter__(self) -> Client:
         return self

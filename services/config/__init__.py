@@ -7,6 +7,7 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 from services.config.access import AccessSettings
 from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
+from services.config.jobs import JobSettings, WebhookSettings
 from services.config.limits import CallerLimits, LimitsSettings, Price
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
@@ -38,6 +39,7 @@ __all__ = [
     "GatewaySettings",
     "HedgeSettings",
     "InferenceSettings",
+    "JobSettings",
     "LimitsSettings",
     "MembershipSettings",
     "MeshSettings",
@@ -60,5 +62,6 @@ __all__ = [
     "TieringSettings",
     "ValkeySettings",
     "VllmSettings",
+    "WebhookSettings",
     "load_settings",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from services.config.access import AccessSettings
+from services.config.jobs import JobSettings, WebhookSettings
 from services.config.limits import LimitsSettings
 from services.config.pools import TIER, PoolSettings, ResilienceSettings, RouteSettings
 from services.config.section import Section
@@ -21,6 +22,9 @@ class GatewaySettings(Section):
     pools: dict[str, PoolSettings] = Field(default_factory=dict, max_length=256)
     routes: dict[str, RouteSettings] = Field(default_factory=dict, max_length=256)
     resilience: ResilienceSettings = ResilienceSettings()
+    # Turns in the background, and the events of their ends.
+    jobs: JobSettings = JobSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     # Turns under way at once; one more waits in line.
     turns_count_max: int = Field(default=512, ge=1)
     # Readers of turns that are there, driven here or not; one more is OVERLOADED.

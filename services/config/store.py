@@ -47,6 +47,8 @@ class StoreSettings(Section):
     fork_links_count_max: int = Field(default=64, ge=1, le=1_024)
     lease_ms_min: int = Field(default=50, ge=1)
     lease_ms_max: int = Field(default=60_000, ge=1)
+    # Of turns that wait in a queue, or whose worker may be lost: nobody else voids them for so long.
+    queued_lease_ms_max: int = Field(default=7 * 86_400_000, ge=1)
     # How often WaitTurn looks, and how long it waits at most.
     wait_poll_ms: int = Field(default=50, ge=5)
     wait_ms_max: int = Field(default=60_000, ge=1)

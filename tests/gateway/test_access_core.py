@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from isthmus.session.v1 import session_service_pb2
@@ -24,8 +25,10 @@ def record(key_id: str) -> Record:
 
 def test_the_table_names_every_rpc_once_and_nothing_else() -> None:
     named = [name for row in needs.TABLE for name in row.rpcs]
-    methods = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].methods
-    assert sorted(named) == sorted(method.name for method in methods)
+    sessions = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].methods
+    operations = operations_pb2.DESCRIPTOR.services_by_name["Operations"].methods
+    assert sorted(named) == sorted(method.name for method in (*sessions, *operations))
+    assert needs.of_rpc("/google.longrunning.Operations/DeleteOperation") is Scope.SESSIONS_WRITE
     routes = [route for row in needs.TABLE for route in row.routes]
     assert len(routes) == len(set(routes))
 

@@ -65,8 +65,8 @@ def refused(body: bytes | dict[str, Any], shape: type = CreateResponse) -> Refus
             "parts are texts",
         ),
         (b'{"input":"a","tools":[{"type":"function"}]}', "unsupported_parameter", "tools", "leave it out"),
-        (b'{"input":"a","background":true}', "unsupported_parameter", "background", "null, false"),
-        (b'{"input":"a","background":0}', "unsupported_parameter", "background", "null, false"),
+        (b'{"input":"a","top_logprobs":1}', "unsupported_parameter", "top_logprobs", "null, 0"),
+        (b'{"input":"a","top_logprobs":false}', "unsupported_parameter", "top_logprobs", "null, 0"),
         (b'{"input":"a","tools":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json", None, "nests"),
     ],
 )

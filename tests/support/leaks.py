@@ -22,6 +22,10 @@ _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
 _API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
 _LIMITS: Final = re.compile(r"isthmus:\{limits(:[^{}]+)?\}:(overrides|version|used:.+|turns:.+|ticket:.+)")
 _POOLS: Final = re.compile(r"isthmus:\{pools\}:drained")
+# The book of jobs and the endpoints of webhooks: what is in them is bounded, and goes by itself or with its session.
+_TENANT_JOBS: Final = re.compile(
+    r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|names|endpoints|test:.+)"
+)
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
 # The keys of docket, below the name of its queue.
@@ -68,7 +72,7 @@ class Census:
     owned: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
     # Names of job queues, of which docket makes its keys.
-    queues: frozenset[str] = frozenset({"isthmus"})
+    queues: frozenset[str] = frozenset({"isthmus", "isthmus-turns", "isthmus-webhooks"})
 
 
 Rule: TypeAlias = Callable[[str, Census], str | None]
@@ -94,7 +98,8 @@ def _index(key: str, _: Census) -> str | None:
 
 
 def _tenant(key: str, _: Census) -> str | None:
-    return "tenant's index" if _TENANT_INDEX.fullmatch(key) or _USAGE.fullmatch(key) else None
+    is_own = _TENANT_INDEX.fullmatch(key) or _USAGE.fullmatch(key) or _TENANT_JOBS.fullmatch(key)
+    return "tenant's index" if is_own else None
 
 
 def _members(key: str, _: Census) -> str | None:
@@ -161,7 +166,9 @@ def _client(url: str) -> Any:
     )
 
 
-def census(client: Any, folder: Path | None = None, queues: Iterable[str] = ("isthmus",)) -> Census:
+def census(
+    client: Any, folder: Path | None = None, queues: Iterable[str] = ("isthmus", "isthmus-turns", "isthmus-webhooks")
+) -> Census:
     """Reads all of one Valkey, and the names of the files below the folder of objects."""
     keys = frozenset(key.decode() for key in client.scan_iter(count=1_000))
     made, seen, open_, cold, owned = set[str](), set[str](), set[str](), dict[str, str](), set[str]()

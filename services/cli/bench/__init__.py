@@ -153,6 +153,34 @@ def sessions(
 
 
 @app.command()
+def jobs(
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="Turns, each of its session.")] = 10_000,
+    gateways: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="Gateways, which run them.")] = 3,
+    kill_every_s: Annotated[
+        float, typer.Option(metavar="S", min=0, max=3_600, help="How often one of them is killed; 0: never.")
+    ] = 2.0,
+    output_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4_096, help="Of each reply.")] = 16,
+    tokens_per_s: Annotated[
+        float, typer.Option(metavar="N", min=0, help="The engine's pace for one reply; 0: all at once.")
+    ] = 100.0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of who is killed.")] = 1,
+    home: HomeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Turns in the background while gateways are killed at random: each done once, or a dead letter with its reason.
+
+    All are submitted through all gateways, again where one is lost with the call; what each came to is read from its
+    session's log. JSON: `done` have one turn that is done, one message and its reply, numbered without a gap; `dead`
+    have one failed turn and a reason among the dead letters; `doubled` have more than one; `lost` is all else.
+    The exit code is 1 where any is doubled or lost.
+    """
+    from services.cli.bench.commands import bench_jobs
+    from services.cli.bench.jobs_plan import JobsPlan
+
+    bench_jobs(JobsPlan(count, gateways, kill_every_s, output_tokens, tokens_per_s, seed), home, as_json=as_json)
+
+
+@app.command()
 def prefix(
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="The model engine: vllm, local, openai:URL or scripted.")

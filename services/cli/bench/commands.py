@@ -14,6 +14,8 @@ from rich.progress import Progress
 
 from services.cli.bench import (
     ingestion,
+    jobs_run,
+    jobs_table,
     million_model,
     million_run,
     million_table,
@@ -27,6 +29,7 @@ from services.cli.bench import (
     tables,
     turns,
 )
+from services.cli.bench.jobs_plan import JobsPlan
 from services.cli.bench.mesh import Sections, with_mesh
 from services.cli.bench.million_plan import MillionPlan
 from services.cli.bench.population_plan import SessionsPlan
@@ -116,6 +119,18 @@ def bench_sessions(plan: SessionsPlan, home: Path | None, *, as_json: bool) -> N
         population_table.print_sessions(console(), figures)
     if figures["problems"]:
         raise CliError("OUT_OF_BUDGET", "; ".join(figures["problems"]))
+
+
+def bench_jobs(plan: JobsPlan, home: Path | None, *, as_json: bool) -> None:
+    """Turns in the background under kills. CliError once the figures are out, if a job was lost or doubled."""
+    with _Bars() as bars:
+        figures = _run(_on_own_mesh(home, lambda mesh: jobs_run.measure(mesh, plan, bars.show), plan.sections()))
+    if as_json:
+        print_json(figures)
+    else:
+        jobs_table.print_jobs(console(), figures)
+    if figures["problems"]:
+        raise CliError("GOAL_MISSED", "; ".join(figures["problems"]))
 
 
 def bench_prefix(plan: PrefixPlan, home: Path | None, *, as_json: bool) -> None:

@@ -386,6 +386,7 @@ class OpenTurnRequest(_message.Message):
     AFTER_TURN_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RESUME_TURN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     body_digest: _builtins.bytes
     """BLAKE2b-128 of what the client asked for; another one under the same request_id is refused."""
@@ -399,6 +400,11 @@ class OpenTurnRequest(_message.Message):
     after_turn: _builtins.int
     """If set, the number of the turn that must be the latest done one; else FAILED_PRECONDITION NOT_LATEST_TURN."""
     on_disconnect: _turn_pb2.OnDisconnect.ValueType
+    resume_turn: _builtins.int
+    """If set, the number of the open turn that this request_id has, which the caller drives from now on, though its former
+    driver's lease may live: nothing is opened, and where that turn is closed without a reply the answer is
+    FAILED_PRECONDITION TURN_STATE. The lease may then be as long as a queued turn's.
+    """
     @_builtins.property
     def key(self) -> Global___SessionKey: ...
     @_builtins.property
@@ -425,10 +431,11 @@ class OpenTurnRequest(_message.Message):
         after_turn: _builtins.int | None = ...,
         on_disconnect: _turn_pb2.OnDisconnect.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        resume_turn: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "key", b"key", "lease", b"lease", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "body_digest", b"body_digest", "driver", b"driver", "key", b"key", "labels", b"labels", "lease", b"lease", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "request_id", b"request_id", "tokenizer", b"tokenizer", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "body_digest", b"body_digest", "driver", b"driver", "key", b"key", "labels", b"labels", "lease", b"lease", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "request_id", b"request_id", "resume_turn", b"resume_turn", "tokenizer", b"tokenizer", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015

@@ -3,10 +3,12 @@
 import grpc
 import warnings
 
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from isthmus.session.v1 import deletion_pb2 as isthmus_dot_session_dot_v1_dot_deletion__pb2
 from isthmus.session.v1 import document_pb2 as isthmus_dot_session_dot_v1_dot_document__pb2
 from isthmus.session.v1 import fragment_pb2 as isthmus_dot_session_dot_v1_dot_fragment__pb2
+from isthmus.session.v1 import operation_pb2 as isthmus_dot_session_dot_v1_dot_operation__pb2
 from isthmus.session.v1 import session_pb2 as isthmus_dot_session_dot_v1_dot_session__pb2
 from isthmus.session.v1 import session_service_pb2 as isthmus_dot_session_dot_v1_dot_session__service__pb2
 from isthmus.session.v1 import turn_pb2 as isthmus_dot_session_dot_v1_dot_turn__pb2
@@ -140,6 +142,16 @@ class SessionServiceStub:
                 '/isthmus.session.v1.SessionService/PreviewWindow',
                 request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.PreviewWindowRequest.SerializeToString,
                 response_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.PreviewWindowResponse.FromString,
+                _registered_method=True)
+        self.SubmitTurn = channel.unary_unary(
+                '/isthmus.session.v1.SessionService/SubmitTurn',
+                request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.ReplayTurn = channel.unary_unary(
+                '/isthmus.session.v1.SessionService/ReplayTurn',
+                request_serializer=isthmus_dot_session_dot_v1_dot_operation__pb2.ReplayTurnRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
 
 
@@ -293,6 +305,24 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitTurn(self, request, context):
+        """Opens a turn and leaves it to the mesh: it outlives its caller, and is tried again where its workers are lost. The
+        same request_id with the same body is the same operation. Its bounds are RunTurn's. Poll, await and cancel it by
+        google.longrunning.Operations; its metadata is a TurnOperationMetadata, its response the Turn. It takes what RunTurn
+        takes, so that a caller chooses by the name of the method alone.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayTurn(self, request, context):
+        """Runs what is among the dead letters anew, as a new turn of the same session, and takes it out of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -395,6 +425,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.PreviewWindow,
                     request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.PreviewWindowRequest.FromString,
                     response_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.PreviewWindowResponse.SerializeToString,
+            ),
+            'SubmitTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitTurn,
+                    request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ReplayTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayTurn,
+                    request_deserializer=isthmus_dot_session_dot_v1_dot_operation__pb2.ReplayTurnRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -938,6 +978,60 @@ class SessionService:
             '/isthmus.session.v1.SessionService/PreviewWindow',
             isthmus_dot_session_dot_v1_dot_session__service__pb2.PreviewWindowRequest.SerializeToString,
             isthmus_dot_session_dot_v1_dot_session__service__pb2.PreviewWindowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.session.v1.SessionService/SubmitTurn',
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.session.v1.SessionService/ReplayTurn',
+            isthmus_dot_session_dot_v1_dot_operation__pb2.ReplayTurnRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,

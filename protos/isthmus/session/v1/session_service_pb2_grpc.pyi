@@ -4,11 +4,13 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from isthmus.session.v1 import deletion_pb2 as _deletion_pb2
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import fragment_pb2 as _fragment_pb2
+from isthmus.session.v1 import operation_pb2 as _operation_pb2
 from isthmus.session.v1 import session_pb2 as _session_pb2
 from isthmus.session.v1 import session_service_pb2 as _session_service_pb2
 from isthmus.session.v1 import turn_pb2 as _turn_pb2
@@ -91,6 +93,15 @@ class SessionServiceStub:
     GetDocument: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetDocumentRequest, _document_pb2.Document]
     PreviewWindow: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.PreviewWindowRequest, _session_service_pb2.PreviewWindowResponse]
     """The window that the next turn would start from, without running one."""
+    SubmitTurn: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RunTurnRequest, _operations_pb2.Operation]
+    """Opens a turn and leaves it to the mesh: it outlives its caller, and is tried again where its workers are lost. The
+    same request_id with the same body is the same operation. Its bounds are RunTurn's. Poll, await and cancel it by
+    google.longrunning.Operations; its metadata is a TurnOperationMetadata, its response the Turn. It takes what RunTurn
+    takes, so that a caller chooses by the name of the method alone.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    """
+    ReplayTurn: _grpc.UnaryUnaryMultiCallable[_operation_pb2.ReplayTurnRequest, _operations_pb2.Operation]
+    """Runs what is among the dead letters anew, as a new turn of the same session, and takes it out of them."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -149,6 +160,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     GetDocument: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
     PreviewWindow: _aio.UnaryUnaryMultiCallable[_session_service_pb2.PreviewWindowRequest, _session_service_pb2.PreviewWindowResponse]  # type: ignore[assignment]
     """The window that the next turn would start from, without running one."""
+    SubmitTurn: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RunTurnRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Opens a turn and leaves it to the mesh: it outlives its caller, and is tried again where its workers are lost. The
+    same request_id with the same body is the same operation. Its bounds are RunTurn's. Poll, await and cancel it by
+    google.longrunning.Operations; its metadata is a TurnOperationMetadata, its response the Turn. It takes what RunTurn
+    takes, so that a caller chooses by the name of the method alone.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    """
+    ReplayTurn: _aio.UnaryUnaryMultiCallable[_operation_pb2.ReplayTurnRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Runs what is among the dead letters anew, as a new turn of the same session, and takes it out of them."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """The gateway's edge: sessions, their turns and their documents. The tenant comes from the credential."""
@@ -324,5 +344,26 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.PreviewWindowResponse, _abc.Awaitable[_session_service_pb2.PreviewWindowResponse]]:
         """The window that the next turn would start from, without running one."""
+
+    @_abc_1.abstractmethod
+    def SubmitTurn(
+        self,
+        request: _session_service_pb2.RunTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Opens a turn and leaves it to the mesh: it outlives its caller, and is tried again where its workers are lost. The
+        same request_id with the same body is the same operation. Its bounds are RunTurn's. Poll, await and cancel it by
+        google.longrunning.Operations; its metadata is a TurnOperationMetadata, its response the Turn. It takes what RunTurn
+        takes, so that a caller chooses by the name of the method alone.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayTurn(
+        self,
+        request: _operation_pb2.ReplayTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Runs what is among the dead letters anew, as a new turn of the same session, and takes it out of them."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,15 +1,14 @@
-"""The room's docket worker: takes jobs until told to drain, finishes those it has, and outlives Valkey's absences."""
+"""A room's docket worker: takes jobs until told to drain, finishes those it has, and outlives Valkey's absences."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 import structlog
 from docket import Docket, Worker
-
-from services.config import CompressorSettings
 
 # Between two requests to let go: a worker that is cancelled waits for its jobs, one that is asked again cancels them.
 _INSIST_S: Final = 0.1
@@ -17,12 +16,23 @@ _INSIST_S: Final = 0.1
 _log = structlog.get_logger("worker")
 
 
-class JobWorker:
-    """Runs jobs of `queue`, at most `jobs_concurrent_max` at once, under this member's name."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Jobs at once; how often a free place and a due retry are looked for; when others' jobs, and Valkey, are tried."""
 
-    def __init__(self, queue: Docket, settings: CompressorSettings, member_id: str) -> None:
+    concurrent_max: int
+    poll_ms: int
+    schedule_ms: int
+    redelivery_ms: int
+    reconnect_ms: int
+
+
+class JobWorker:
+    """Runs jobs of `queue` at this pace, under this member's name."""
+
+    def __init__(self, queue: Docket, pace: Pace, member_id: str) -> None:
         self._queue = queue
-        self._settings = settings
+        self._pace = pace
         self._member_id = member_id
         self._draining = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -49,7 +59,7 @@ class JobWorker:
             try:
                 await self._work()
             except Exception:  # noqa: BLE001 - a bug in one job must not end the others' worker
-                _log.exception("worker failed, another follows", delay_ms=self._settings.job_reconnect_ms)
+                _log.exception("worker failed, another follows", delay_ms=self._pace.reconnect_ms)
                 await self._pause()
 
     async def _work(self) -> None:
@@ -67,22 +77,22 @@ class JobWorker:
         await running
 
     def _worker(self) -> Worker:
-        settings = self._settings
+        pace = self._pace
         return Worker(
             self._queue,
             name=self._member_id,
-            concurrency=settings.jobs_concurrent_max,
-            message_batch=settings.jobs_concurrent_max,
-            redelivery_timeout=timedelta(milliseconds=settings.job_redelivery_ms),
-            reconnection_delay=timedelta(milliseconds=settings.job_reconnect_ms),
-            minimum_check_interval=timedelta(milliseconds=settings.job_poll_ms),
-            scheduling_resolution=timedelta(milliseconds=settings.job_schedule_ms),
+            concurrency=pace.concurrent_max,
+            message_batch=pace.concurrent_max,
+            redelivery_timeout=timedelta(milliseconds=pace.redelivery_ms),
+            reconnection_delay=timedelta(milliseconds=pace.reconnect_ms),
+            minimum_check_interval=timedelta(milliseconds=pace.poll_ms),
+            scheduling_resolution=timedelta(milliseconds=pace.schedule_ms),
             schedule_automatic_tasks=False,
         )
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.job_reconnect_ms / 1000):
+            async with asyncio.timeout(self._pace.reconnect_ms / 1000):
                 await self._draining.wait()
         except TimeoutError:
             return

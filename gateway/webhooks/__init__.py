@@ -1,0 +1,1 @@
+"""Events of the ends of turns in the background, signed and delivered to the tenants' endpoints."""
