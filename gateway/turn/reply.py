@@ -129,7 +129,9 @@ class ReplyStream:
     def _can_go_on(self) -> bool:
         """Whether another replica may take the place of one that was lost."""
         # What is kept to a form is kept to it from its first token on, by one engine.
-        has_form = self._emitted.given_out and self._errand.request.params.HasField("structured_output")
+        params = self._errand.request.params
+        is_kept = params.HasField("structured_output") or params.tools.choice == message_pb2.ToolUse.CHOICE_REQUIRED
+        has_form = self._emitted.given_out and is_kept
         is_left = self._continuations < self._settings.continuations_count_max
         return is_left and not has_form and self._errand.until > time.monotonic()
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import fragment_pb2 as _fragment_pb2
 from isthmus.session.v1 import message_pb2 as _message_pb2
@@ -271,6 +272,23 @@ Global___ImportSessionRequest: _TypeAlias = ImportSessionRequest  # noqa: Y015
 class RunTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Truncation:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RunTurnRequest._Truncation.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TRUNCATION_UNSPECIFIED: RunTurnRequest._Truncation.ValueType  # 0
+        """The window holds what fits, summaries in place of the rest, and the receipt names what it leaves out."""
+        TRUNCATION_DISABLED: RunTurnRequest._Truncation.ValueType  # 1
+        """FAILED_PRECONDITION WINDOW_OVERFLOW unless all of the session is in the window, word for word."""
+
+    class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper): ...
+    TRUNCATION_UNSPECIFIED: RunTurnRequest.Truncation.ValueType  # 0
+    """The window holds what fits, summaries in place of the rest, and the receipt names what it leaves out."""
+    TRUNCATION_DISABLED: RunTurnRequest.Truncation.ValueType  # 1
+    """FAILED_PRECONDITION WINDOW_OVERFLOW unless all of the session is in the window, word for word."""
+
     SESSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
@@ -278,6 +296,7 @@ class RunTurnRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     AFTER_TURN_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TRUNCATION_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -289,6 +308,8 @@ class RunTurnRequest(_message.Message):
     """
     priority: _builtins.int
     """Among the turns that wait for a replica: lower goes first, 0 is usual."""
+    truncation: Global___RunTurnRequest.Truncation.ValueType
+    """What becomes of a session that is longer than the model's window."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
@@ -303,10 +324,11 @@ class RunTurnRequest(_message.Message):
         model: _builtins.str = ...,
         after_turn: _builtins.int | None = ...,
         priority: _builtins.int = ...,
+        truncation: Global___RunTurnRequest.Truncation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "messages", b"messages", "model", b"model", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "messages", b"messages", "model", b"model", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "truncation", b"truncation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
