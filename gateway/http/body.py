@@ -34,9 +34,17 @@ _ITEM = re.compile(r"(?:input|items)\[\d+\]")
 _PART = re.compile(r"(?:input|items)\[\d+\]\.content\[\d+\]")
 _CHAT_MESSAGE = re.compile(r"messages\[\d+\]")
 _CHAT_PART = re.compile(r"messages\[\d+\]\.content\[\d+\]")
-_ITEM_RULE = 'items are messages: {"type": "message", "role", "content"}'
+_TOOL = re.compile(r"tools\[\d+\]")
+_ITEM_RULE = (
+    'items are messages, {"type": "message", "role", "content"}, calls, {"type": "function_call", "call_id", "name", '
+    '"arguments"}, and what came of them, {"type": "function_call_output", "call_id", "output"}'
+)
+_TOOL_RULE = "tools are functions of your own; expected type 'function'"
 _PART_RULE = 'parts are texts: {"type": "input_text" or "output_text", "text"}'
-_CHAT_MESSAGE_RULE = 'messages are {"role", "content"}, and may have a "name"'
+_CHAT_MESSAGE_RULE = (
+    'messages are {"role", "content"}, and may have a "name"; those of an assistant "tool_calls", of a tool a '
+    '"tool_call_id"'
+)
 _CHAT_PART_RULE = 'parts are texts: {"type": "text", "text"}'
 
 
@@ -186,6 +194,8 @@ def _rule(path: str) -> str:
         return _PART_RULE
     if _ITEM.fullmatch(path):
         return _ITEM_RULE
+    if _TOOL.fullmatch(path):
+        return _TOOL_RULE
     if _CHAT_PART.fullmatch(path):
         return _CHAT_PART_RULE
     if _CHAT_MESSAGE.fullmatch(path):

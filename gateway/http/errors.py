@@ -31,9 +31,17 @@ ERRORS: Final = {
 _log = structlog.get_logger(__name__)
 
 # Where the turn's own field goes by another name in OpenAI's request.
-_RENAMED = {"params.": "", "request_id": "Idempotency-Key"}
+_RENAMED = {
+    "params.structured_output": "text.format",
+    "params.": "",
+    "request_id": "Idempotency-Key",
+}
 # Where OpenAI has a code for what ours says.
-_CODES = {errors_pb2.ERROR_REASON_UNAUTHENTICATED: "invalid_api_key"}
+_CODES = {
+    errors_pb2.ERROR_REASON_UNAUTHENTICATED: "invalid_api_key",
+    errors_pb2.ERROR_REASON_WINDOW_OVERFLOW: "context_length_exceeded",
+    errors_pb2.ERROR_REASON_TURN_TOO_LARGE: "context_length_exceeded",
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -130,6 +138,7 @@ def _of_mesh(error: IsthmusError) -> Problem:
         if field.startswith(ours):
             param = theirs + field.removeprefix(ours)
             message = message.replace(field, param, 1)
+            break
     return Problem(
         status=http_status(error.reason),
         message=message,

@@ -17,6 +17,7 @@ from gateway.http.ids import ResponseId
 from gateway.http.objects import Response, ResponseError
 from gateway.http.render import response
 from gateway.http.sessions import relabel
+from gateway.http.tools.items import tools_of
 from gateway.http.turn_request import TurnRequest, branched
 from gateway.names import parse_turn
 from services.errors import FieldViolation, IsthmusError
@@ -50,7 +51,7 @@ class TurnRun:
                 async for event in events:
                     if event.HasField("accepted"):
                         begun = self._begun(event.accepted)
-                        told = ResponseEvents(self._name(event.accepted.turn))
+                        told = ResponseEvents(self._name(event.accepted.turn), tools_of(self._request.turn.params))
                         for each in told.begun(begun):
                             yield encode(each)
                     elif told is not None:

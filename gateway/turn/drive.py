@@ -17,6 +17,7 @@ from gateway.models.replicas import Replicas
 from gateway.turn import lease
 from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
+from gateway.turn.form import check_reply, check_window, has_form
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
 from services.config import GatewaySettings
@@ -64,10 +65,13 @@ class Drive:
         try:
             with self._driven.driving(key, self._stop):
                 async with lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._settings.lease_ms):
+                    check_window(self._errand.request, self._manifest.report)
                     planned = self._ledger.opened(leg, opened)
                     async with aclosing(self._generated([accepted(opened), *_events(planned)])) as generated:
                         async for event in generated:
                             yield event
+                    if has_form(self._errand.request.params):
+                        await asyncio.to_thread(check_reply, self._errand.request.params, self._reply.reply())
                     committing = self._commit()
                     for event in _events(self._reply.finished_hops):
                         yield event
@@ -112,6 +116,7 @@ class Drive:
     async def _replan(self, measured_tokens: int) -> Sequence[turn_pb2.Hop]:
         planned, leg = await self._calls.replan(self._lease, measured_tokens)
         self._manifest = planned.manifest
+        check_window(self._errand.request, self._manifest.report)
         return self._ledger.planned("plan", leg, planned.timing)
 
     def _commit(self) -> asyncio.Task[tuple[Event, Sequence[turn_pb2.Hop]]]:

@@ -92,7 +92,9 @@ def _of_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> 
             return None
         case _:
             length = int(schema.get("minLength", 0))
-            return (_WORD * (1 + length // len(_WORD)))[: min(max(length, len(_WORD)), schema.get("maxLength", 1 << 20))]
+            return (_WORD * (1 + length // len(_WORD)))[
+                : min(max(length, len(_WORD)), schema.get("maxLength", 1 << 20))
+            ]
 
 
 def _merged(schema: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
