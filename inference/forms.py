@@ -1,4 +1,4 @@
-"""What a reply must look like, as a structural tag of xgrammar: the grammar that both vLLM and OpenVINO keep to. Pure."""
+"""What a reply must look like, as a structural tag of xgrammar, to which both vLLM and OpenVINO keep. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def structural_tag(
 ) -> str | None:
     """The tag as JSON, None where a reply may be anything. `schema` reads a JSON schema into what the engine takes.
 
-    A call may stand beside text, or in place of a text that has a form. Its arguments are those of the function's schema
-    where that is strict, and any JSON object otherwise.
+    A call may stand beside text, or in place of a text that has a form. Its arguments keep to the function's schema
+    where that is strict, and are any JSON object otherwise.
     """
     of_calls = _calls(tools, schema) if tools is not None else None
     of_text = None if form is None else _form(form, schema)

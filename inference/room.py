@@ -33,7 +33,7 @@ from services import valkey
 from services.config import ConfigError
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
-from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_MODEL, STORE, Router
+from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_EMBEDDING, LABEL_MODEL, STORE, Router
 from services.rpc import Channels, GrpcServer
 
 READ_WINDOW: Final = "/isthmus.context.v1.ContextService/ReadWindow"
@@ -185,6 +185,7 @@ class InferenceRoom:
             "overhead_tokens": str(model.overhead_tokens),
             "max_output_tokens_default": str(model.max_output_tokens_default),
             LABEL_ADAPTERS: ",".join(model.adapters),
+            LABEL_EMBEDDING: model.embedding_model,
         }
         membership = self._context.settings.membership
         member = Member(

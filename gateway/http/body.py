@@ -25,6 +25,9 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 # msgspec names a value outside of its set, but not the set.
 _EXPECTED = {
     "role": "system, developer, user or assistant",
+    "tool_choice": "none, auto, required, or an object that names functions",
+    "verbosity": "medium",
+    "mode": "auto or required",
     "truncation": "auto or disabled",
     "status": "in_progress, completed or incomplete",
     "phase": "commentary or final_answer",
@@ -175,7 +178,9 @@ def _misshapen(error: str) -> Refusal:
     owner, _, name = path.rpartition(".")
     if name == "type" and owner:
         return Refusal(400, "unsupported_parameter", path, f"{path}: {_lower(detail)} is not supported; {_rule(owner)}")
-    if name in _EXPECTED:
+    if _CHAT_MESSAGE.fullmatch(owner) and name == "role":
+        detail = f"{detail}; expected system, developer, user, assistant or tool"
+    elif name in _EXPECTED:
         detail = f"{detail}; expected {_EXPECTED[name]}"
     code = "invalid_type" if detail.startswith("Expected") and ", got " in detail else "invalid_value"
     return Refusal(400, code, path or None, f"{path or 'the body'}: {_lower(detail)}")

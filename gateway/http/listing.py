@@ -57,7 +57,7 @@ async def list_items(edge: Edge, session: str, query: PageQuery, span: Span) -> 
     start = span.last if descending else span.first
     anchor = 0
     if query.after is not None:
-        # The anchor itself is read again: only its pieces tell where the next item starts, and a reply may have several.
+        # The anchor is read again: only its pieces tell where the next item starts, and a reply may have several.
         anchor, last = await _anchor(edge, session, query.after, span)
         start = last if descending else anchor
     found = await _read(edge, session, span, start, query, anchor)
@@ -113,7 +113,7 @@ async def _anchor(edge: Edge, session: str, after: str, span: Span) -> tuple[int
 
 
 async def _sequences_of(edge: Edge, session: str, name: MessageId) -> tuple[int, int]:
-    """The first sequence number of an item of this session, 0 where there is none, and one in its last piece at most."""
+    """Where an item of this session begins, 0 where there is none, and where to read it from its end."""
     if name.session != session:
         return 0, 0
     if not name.is_reply:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from isthmus.session.v1 import message_pb2
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from gateway.bounds import MESSAGES_BYTES_MAX
-from gateway.http.errors import Refusal
-from gateway.http.shapes import ITEM_FIELDS, MESSAGES_COUNT_MAX, CreateResponse, Item, Part
+from gateway.http.shapes import MESSAGES_COUNT_MAX, CreateResponse, Item, Part
 from gateway.tools.calls import Call, joined
 from services.errors import InvalidField
 
@@ -19,7 +18,6 @@ METADATA_KEY_BYTES_MAX = 64
 METADATA_VALUE_BYTES_MAX = 512
 RESERVED_PREFIX = "isthmus."
 _HINT = "stream longer texts into the session as a document: `isthmus ingest FILE --session ID`"
-_ITEM_FIELDS_ALL = frozenset(name for needed, optional in ITEM_FIELDS.values() for name in (*needed, *optional))
 ROLES_BY_NAME = {
     "system": message_pb2.ROLE_SYSTEM,
     "developer": message_pb2.ROLE_SYSTEM,
@@ -69,7 +67,6 @@ def _check_label(key: str, value: str) -> None:
 
 def _of_item(item: Item, path: str) -> message_pb2.Message:
     """A message of an item: a call as its text, what it gave back as the tool's words with the call's id as author."""
-    _check_fields(item, path)
     if item.type == "function_call":
         text = joined("", [Call(str(item.name), str(item.arguments))])
         made = _message(f"{path}.arguments", message_pb2.ROLE_ASSISTANT, text)
@@ -87,21 +84,9 @@ def tool_message(path: str, output: str, call_id: str) -> message_pb2.Message:
     return made
 
 
-def _check_fields(item: Item, path: str) -> None:
-    """Refusal by the path of a field that an item of this type lacks, or has not."""
-    needed, optional = ITEM_FIELDS[item.type]
-    rule = f"{item.type} has {', '.join(needed)}"
-    for name in needed:
-        if getattr(item, name) is UNSET:
-            raise Refusal(400, "missing_required_parameter", f"{path}.{name}", f"{path}.{name}: is missing; {rule}")
-    for name in _ITEM_FIELDS_ALL - {*needed, *optional}:
-        if getattr(item, name) is not UNSET:
-            raise Refusal(400, "unknown_parameter", f"{path}.{name}", f"{path}.{name}: unknown parameter; {rule}")
-
-
 def _text(path: str, content: str | list[Part] | UnsetType) -> str:
     """The text of a content; its parts are joined by line breaks."""
-    if isinstance(content, str) or isinstance(content, UnsetType):
+    if isinstance(content, str | UnsetType):
         return content or ""
     for index, part in enumerate(content):
         check_text(f"{path}[{index}].text", part.text)

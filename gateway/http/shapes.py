@@ -11,16 +11,18 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
-from gateway.http.tools.shapes import FUNCTIONS_COUNT_MAX, FunctionName, FunctionTool, TextConfig, ToolChoice
+from gateway.http.tools.shapes import (
+    FUNCTIONS_COUNT_MAX,
+    FunctionName,
+    FunctionTool,
+    TextConfig,
+    ToolChoice,
+    raw_null,
+)
 
 ROLES = Literal["system", "developer", "user", "assistant"]
 MESSAGES_COUNT_MAX = 256
 ITEMS_COUNT_MAX = 20
-
-
-def raw_null() -> Raw:
-    """Left out is as null. A function, because Litestar's schema wants hashable defaults."""
-    return Raw(b"null")
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,7 +35,7 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Item(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A message, a call that a reply has made, or what the function gave back: `ITEM_FIELDS` says what each has.
+    """A message, a call that a reply has made, or what the function gave back.
 
     `id`, `status` and `phase` come along when the items of an earlier response are sent back.
     """
@@ -49,13 +51,24 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError, in msgspec's own words, for a field that an item of this type lacks, or does not know."""
+        needed, optional = _ITEM_FIELDS[self.type]
+        for name in needed:
+            if getattr(self, name) is UNSET:
+                raise ValueError(f"Object missing required field `{name}`")
+        for name in _ITEM_FIELDS_ALL:
+            if name not in needed and name not in optional and getattr(self, name) is not UNSET:
+                raise ValueError(f"Object contains unknown field `{name}`")
+
 
 # What an item of each type has, and what of it may be left out.
-ITEM_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+_ITEM_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "message": (("role", "content"), ("phase",)),
     "function_call": (("call_id", "name", "arguments"), ()),
     "function_call_output": (("call_id", "output"), ()),
 }
+_ITEM_FIELDS_ALL = sorted({name for fields in _ITEM_FIELDS.values() for name in (*fields[0], *fields[1])})
 
 
 class ConversationRef(msgspec.Struct, forbid_unknown_fields=True):

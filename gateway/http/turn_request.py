@@ -25,7 +25,6 @@ from gateway.names import session_name
 from gateway.tools.listing import is_listed, listing
 from services.errors import IsthmusError
 
-
 _TRUNCATION = {
     None: session_service_pb2.RunTurnRequest.TRUNCATION_UNSPECIFIED,
     "auto": session_service_pb2.RunTurnRequest.TRUNCATION_UNSPECIFIED,

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from isthmus.session.v1 import message_pb2
 
+from inference.forms import ANY_OBJECT
 from inference.schemas import plain
 from services.errors import InvalidField
 from services.tool_calls import call, callable_names
@@ -44,7 +45,8 @@ def instance(schema: str) -> Any:
 def _call(tools: message_pb2.ToolUse) -> str:
     names = callable_names(tools)
     function = next(each for each in tools.functions if each.name in names)
-    return call(function.name, json.dumps(instance(function.parameters or "{}") or {}))
+    arguments = instance(function.parameters or ANY_OBJECT)
+    return call(function.name, json.dumps(arguments if isinstance(arguments, dict) else {}))
 
 
 def _instance(schema: Any, root: Mapping[str, Any], depth: int) -> Any:

@@ -111,13 +111,15 @@ def _check_answers(messages: Sequence[ChatMessage]) -> None:
             raise InvalidField(f"{path}.tool_calls", "is of an assistant's message; expected none here")
         if (message.tool_call_id is not None) != (message.role == "tool"):
             expected = "the id of the call that it answers" if message.role == "tool" else "none: it is no tool's"
+            state = "is missing" if message.role == "tool" else "is there"
             raise InvalidField(
-                f"{path}.tool_call_id", f"is wrong for a message of role {message.role}; expected {expected}"
+                f"{path}.tool_call_id", f"{state} in a message of role {message.role}; expected {expected}"
             )
         if message.role == "tool":
             if message.tool_call_id not in open_calls:
-                said = f"is {str(message.tool_call_id)[:64]!r}, expected the id of a call in the assistant's message before it"
-                raise InvalidField(f"{path}.tool_call_id", said)
+                said = f"is {str(message.tool_call_id)[:64]!r}"
+                expected = "expected the id of a call in the assistant's message before it"
+                raise InvalidField(f"{path}.tool_call_id", f"{said}, {expected}")
         else:
             open_calls = {call.id for call in message.tool_calls or ()}
 

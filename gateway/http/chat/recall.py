@@ -1,7 +1,7 @@
 """Where a conversation goes on: in the session that has its beginning, in a fork of it, or in a new one with all of it.
 
-A session has a beginning if a bookmark says so for its digest, and if the session's texts still have as many bytes: one that
-was added to or erased from since is another conversation.
+A session has a beginning if a bookmark says so for its digest, and if the session's texts still have as many bytes: one
+that was added to or erased from since is another conversation.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
-from gateway.http.shapes import ROLES, raw_null
+from gateway.http.shapes import ROLES
 from gateway.http.tools.shapes import (
     FUNCTIONS_COUNT_MAX,
     ChatTool,
@@ -15,6 +15,7 @@ from gateway.http.tools.shapes import (
     ChatToolChoice,
     JsonObjectFormat,
     TextFormat,
+    raw_null,
 )
 
 # The body's bound in bytes comes first for messages that say anything.

@@ -93,8 +93,8 @@ def check_outputs(messages: Iterable[message_pb2.Message], path: str) -> None:
         elif message.role == message_pb2.ROLE_TOOL and message.author not in calls:
             raise InvalidField(
                 path,
-                f"has the output of {message.author[:64]!r}, a call that is not there; expected the function_call before "
-                "it, or previous_response_id or conversation with it",
+                f"has the output of {message.author[:64]!r}, a call that is not there; expected the function_call "
+                "before it, or previous_response_id or conversation with it",
             )
 
 
@@ -106,8 +106,8 @@ _MODES = {
 
 
 def _function(path: str, tool: FunctionTool | ChatFunction, strict: bool | None) -> ToolUse.Function:
-    sent = b"" if tool.parameters is None else bytes(tool.parameters)
-    parameters = "" if sent in (b"", b"null") else schemas.checked(sent, f"{path}.parameters", strict=strict is True)
+    sent = bytes(tool.parameters)
+    parameters = "" if sent == b"null" else schemas.checked(sent, f"{path}.parameters", strict=strict is True)
     if parameters and json.loads(parameters).get("type", "object") != "object":
         raise InvalidField(f"{path}.parameters", "describes no object; expected type 'object', as arguments have names")
     if strict is None:

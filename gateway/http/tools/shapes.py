@@ -8,9 +8,15 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Meta, Raw, field
 
 FUNCTIONS_COUNT_MAX = 128
+
+
+def raw_null() -> Raw:
+    """Left out is as null. A function, because Litestar's schema wants hashable defaults."""
+    return Raw(b"null")
+
 
 FunctionName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -21,7 +27,7 @@ class FunctionTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     type: Literal["function"]
     name: FunctionName
     description: str | None = None
-    parameters: Raw | None = None
+    parameters: Raw = field(default_factory=raw_null)
     strict: bool | None = None
 
 
@@ -53,7 +59,7 @@ class ChatFunction(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     name: FunctionName
     description: str | None = None
-    parameters: Raw | None = None
+    parameters: Raw = field(default_factory=raw_null)
     strict: bool | None = None
 
 
