@@ -1,9 +1,10 @@
-"""Calls are found in a reply's text, the same ones wherever the text is cut, and a message is read as it was written."""
+"""Calls are found in a reply's text, the same ones wherever it is cut, and a message is read as it was written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -42,7 +43,7 @@ def read(pieces: Sequence[str], tools: ToolUse | None = TOOLS) -> list[Event]:
 
 def cut(text: str, places: Sequence[int]) -> list[str]:
     edges = [0, *sorted({place % (len(text) + 1) for place in places}), len(text)]
-    return [text[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    return [text[begin:end] for begin, end in pairwise(edges)]
 
 
 def test_a_reply_may_say_something_and_call() -> None:
