@@ -68,14 +68,14 @@ def misfit(text: str, schema: str) -> str:
     left = _left.set([_STEPS_MAX])
     try:
         validator = _Bounded(json.loads(schema), registry=Registry())
-        error = next(validator.iter_errors(value), None)
+        found = next(validator.iter_errors(value), None)
     except (_TooMuch, RecursionError):
         return f"cannot be checked in {_STEPS_MAX} steps"
     except Unresolvable as unresolvable:
         return f"cannot be checked: {unresolvable}"
     finally:
         _left.reset(left)
-    return "" if error is None else f"at {error.json_path}: {error.message[:_SHOWN_CHARS_MAX]}"
+    return "" if found is None else f"at {found.json_path}: {found.message[:_SHOWN_CHARS_MAX]}"
 
 
 @lru_cache(maxsize=256)
@@ -210,6 +210,6 @@ _RULES: Final = {
     "additionalProperties": _closed,
     **dict.fromkeys(("pattern", "patternProperties", "uniqueItems", "unevaluatedProperties"), _nothing),
 }
-_Bounded: Final[Any] = validators.extend(
+_Bounded: Final[Any] = validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator, {name: _counted(rule) for name, rule in _RULES.items()}
 )

@@ -69,11 +69,12 @@ class LocalEngine:
         return 0
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        # Off the event loop, as a schema takes its time to check.
+        tag = await asyncio.to_thread(_tag, request)
         worker = await self._living_worker()
         number, outputs = worker.register()
         try:
-            # Off the event loop, as a schema takes its time to check.
-            await worker.add(await asyncio.to_thread(_addition, number, request))
+            await worker.add(_addition(number, request, tag))
             while True:
                 output = await outputs.get()
                 if output.error and not output.is_refused and not worker.alive:
@@ -105,7 +106,13 @@ class LocalEngine:
             return self.worker
 
 
-def _addition(number: int, request: EngineRequest) -> Add:
+def _tag(request: EngineRequest) -> str:
+    """The grammar that the reply keeps to, empty for none; INVALID_FIELD for one that cannot be."""
+    sampling = request.sampling
+    return structural_tag(sampling.structured_output, sampling.tools, plain) or ""
+
+
+def _addition(number: int, request: EngineRequest, tag: str) -> Add:
     sampling = request.sampling
     seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
     return Add(
@@ -115,5 +122,5 @@ def _addition(number: int, request: EngineRequest) -> Add:
         temperature=_TEMPERATURE if sampling.temperature is None else sampling.temperature,
         top_p=_TOP_P if sampling.top_p is None else sampling.top_p,
         seed=seed & ((1 << _SEED_BITS) - 1),
-        tag=structural_tag(sampling.structured_output, sampling.tools, plain) or "",
+        tag=tag,
     )

@@ -92,7 +92,8 @@ async def test_a_response_is_parsed_into_a_model(sdk: AsyncOpenAI) -> None:
 
 async def test_what_a_form_cannot_be_is_refused_by_its_place(sdk: AsyncOpenAI) -> None:
     def asked(**form: Any) -> Any:
-        return sdk.responses.create(model=MODEL, input="x", text={"format": form})  # type: ignore[arg-type]
+        text: Any = {"format": form}
+        return sdk.responses.create(model=MODEL, input="x", text=text)
 
     lax = {"type": "object", "properties": {"a": {"type": "string"}}}
     place = ("invalid_field", "text.format.schema")
@@ -128,7 +129,7 @@ async def test_a_function_is_called_and_its_output_goes_on(sdk: AsyncOpenAI, cli
 
     # Other functions are told of; and all of it without a session, as an agent does that keeps its own history.
     third = await sdk.responses.create(
-        model=MODEL, tools=[TIME], input="And the time?", previous_response_id=second.id, tool_choice="none"
+        **{**asked, "tools": [TIME]}, input="And the time?", previous_response_id=second.id, tool_choice="none"
     )
     assert (third.output[0].type, third.tool_choice) == ("message", "none")
     assert listings(await log_of(client, session)) == 2
@@ -158,7 +159,7 @@ async def test_a_named_function_is_called_in_a_stream_and_in_a_conversation(sdk:
     again = await sdk.responses.create(**asked, input="What time is it?", tool_choice=choice, extra_headers=headers)
     assert again.id == last.response.id
     assert listings(await log_of(client, conversation.id.removeprefix("conv_"))) == 1
-    items: Any = [{"type": "function_call_output", "call_id": again.output[0].call_id, "output": ""}]  # type: ignore[union-attr]
+    items: Any = [{"type": "function_call_output", "call_id": again.output[0].call_id, "output": ""}]
     added = await sdk.conversations.items.create(conversation.id, items=items)
     assert added.data[0].type == "function_call_output"
     assert (await sdk.responses.create(**asked, input="Well?")).output_text
@@ -171,7 +172,8 @@ async def test_a_chat_calls_and_is_recognised_when_it_is_sent_again(sdk: AsyncOp
     first = await sdk.chat.completions.create(**asked, messages=messages, tool_choice="required")
     choice = first.choices[0]
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
-    (call,) = choice.message.tool_calls or ()
+    assert choice.message.tool_calls
+    (call,) = choice.message.tool_calls
     assert call.type == "function"
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", ARGUMENTS)
 
@@ -212,7 +214,8 @@ async def test_a_chat_is_parsed_into_models(sdk: AsyncOpenAI) -> None:
         tool_choice="required",
         parallel_tool_calls=False,
     )
-    (call,) = called.choices[0].message.tool_calls or ()
+    assert called.choices[0].message.tool_calls
+    (call,) = called.choices[0].message.tool_calls
     assert isinstance(call.function.parsed_arguments, GetWeather)
 
 
