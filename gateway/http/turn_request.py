@@ -80,8 +80,7 @@ async def turn_request(edge: Edge, body: CreateResponse, idempotency_key: str) -
     turn = session_service_pb2.RunTurnRequest(
         request_id=idempotency_key,
         messages=messages.turn_messages(body),
-        # A schema takes its time to check: what other turns say goes out meanwhile.
-        params=await asyncio.to_thread(_params, body),
+        params=await _checked_params(body),
         model=body.model,
         truncation=_TRUNCATION[body.truncation],
     )
@@ -173,6 +172,11 @@ def _tell(turn: session_service_pb2.RunTurnRequest, body: CreateResponse, before
 def _no_metadata() -> Refusal:
     message = "metadata: of a response inside a conversation is not kept; set it on the conversation"
     return Refusal(400, "unsupported_parameter", "metadata", message)
+
+
+async def _checked_params(body: CreateResponse) -> message_pb2.SamplingParams:
+    """A schema takes its time to check: what other turns say goes out meanwhile."""
+    return await asyncio.to_thread(_params, body) if body.tools or body.text is not None else _params(body)
 
 
 def _params(body: CreateResponse) -> message_pb2.SamplingParams:

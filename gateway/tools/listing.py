@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from isthmus.session.v1 import message_pb2, turn_pb2
+from isthmus.session.v1 import fragment_pb2, message_pb2, turn_pb2
 
 from services.tool_calls import CLOSE, OPEN
 
@@ -38,6 +38,11 @@ def listing(tools: message_pb2.ToolUse) -> message_pb2.Message:
     """The message that tells of these functions."""
     lines = "\n".join(_described(function) for function in tools.functions)
     return message_pb2.Message(role=message_pb2.ROLE_SYSTEM, text=f"{_BEFORE}{lines}{_AFTER}", pinned=True)
+
+
+def tells_functions(fragment: fragment_pb2.Fragment) -> bool:
+    """Whether such a message begins with this fragment."""
+    return fragment.pinned and fragment.role == message_pb2.ROLE_SYSTEM and fragment.text.startswith(HEADING)
 
 
 def is_listed(tools: message_pb2.ToolUse, before: turn_pb2.Turn | None) -> bool:

@@ -6,9 +6,10 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from isthmus.session.v1 import session_pb2, session_service_pb2
-from openai import APIStatusError, AsyncOpenAI, BadRequestError, pydantic_function_tool
+from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, pydantic_function_tool
 from pydantic import BaseModel
 
 from gateway.tools.listing import HEADING
@@ -136,6 +137,28 @@ async def test_a_function_is_called_and_its_output_goes_on(sdk: AsyncOpenAI, cli
     history: Any = [{"role": "user", "content": "weather?"}, *first.output, output]
     assert (await sdk.responses.create(**asked, input=history)).output_text
     assert await refused(sdk.responses.create(**asked, input=[output])) == ("invalid_field", "input")
+
+
+async def test_a_deleted_response_leaves_its_functions_to_the_turns_after_it(sdk: AsyncOpenAI, client: Client) -> None:
+    asked: Any = {"model": MODEL, "tools": [WEATHER]}
+    first = await sdk.responses.create(**asked, input="One.")
+    second = await sdk.responses.create(**asked, input="Two.", previous_response_id=first.id)
+    await sdk.responses.delete(first.id)
+    with pytest.raises(NotFoundError):
+        await sdk.responses.retrieve(first.id)
+    log = [each for each in await log_of(client, first.id.split("_")[1]) if each.text]
+    assert listings(log) == 1
+    assert [each.turn for each in log] == [1, 2, 2]
+    assert (await sdk.responses.retrieve(second.id)).output_text
+
+
+async def test_a_stream_of_calls_is_read_again_byte_for_byte(http: httpx.AsyncClient) -> None:
+    asked = {"model": MODEL, "tools": [WEATHER], "tool_choice": "required", "input": "Paris?", "stream": True}
+    first = (await http.post("/v1/responses", json=asked)).text
+    created = json.loads(first.split("data: ", 1)[1].split("\n", 1)[0])
+    again = (await http.get(f"/v1/responses/{created['response']['id']}", params={"stream": "true"})).text
+    assert again == first
+    assert "response.function_call_arguments.done" in again
 
 
 async def test_a_named_function_is_called_in_a_stream_and_in_a_conversation(sdk: AsyncOpenAI, client: Client) -> None:
