@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 from isthmus.session.v1 import message_pb2
@@ -29,6 +29,15 @@ from services.errors import InvalidField
 FUNCTIONS_BYTES_MAX = 1 << 17
 ANY_OBJECT = '{"type":"object"}'
 ToolUse: TypeAlias = message_pb2.ToolUse
+
+
+class SchemaFormat(Protocol):
+    """A schema, as either API has it."""
+
+    @property
+    def schema(self) -> msgspec.Raw: ...
+    @property
+    def strict(self) -> bool | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +81,14 @@ def chat_tool_use(
     return _used(functions, chosen, parallel)
 
 
-def form(path: str, wanted: object) -> message_pb2.StructuredOutput | None:
+def form(path: str, wanted: TextFormat | JsonObjectFormat | SchemaFormat | None) -> message_pb2.StructuredOutput | None:
     """The form of a format, None for any text. `path` is the format's; a schema's is below it."""
     if wanted is None or isinstance(wanted, TextFormat):
         return None
     if isinstance(wanted, JsonObjectFormat):
         return message_pb2.StructuredOutput(json_schema=ANY_OBJECT)
-    schema, strict = wanted.schema, wanted.strict  # type: ignore[attr-defined]
-    return message_pb2.StructuredOutput(
-        json_schema=schemas.checked(bytes(schema), f"{path}.schema", strict=strict is True)
-    )
+    schema = schemas.checked(bytes(wanted.schema), f"{path}.schema", strict=wanted.strict is True)
+    return message_pb2.StructuredOutput(json_schema=schema)
 
 
 def check_outputs(messages: Iterable[message_pb2.Message], path: str) -> None:
