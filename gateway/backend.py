@@ -258,8 +258,8 @@ class Backend:
         return await self._embedding.embed(texts, model, self._until(), dimensions)
 
     def models(self) -> list[str]:
-        """Names of the models that some replica serves now, sorted."""
-        return [limits.name for limits in self._replicas.models()]
+        """Names of the models that some replica serves now, those that make vectors among them, sorted."""
+        return sorted({limits.name for limits in self._replicas.models()} | self._replicas.embedding_models())
 
     def _until(self) -> float:
         left = remaining_s()

@@ -17,11 +17,13 @@ def new_id(random_bytes: Callable[[int], bytes], prefix: str) -> str:
 
 
 def turn_digest(request: session_service_pb2.RunTurnRequest, after_turn: int | None) -> bytes:
-    """BLAKE2b-128 over what a turn asks for: messages, parameters, model and the turn that it follows.
+    """BLAKE2b-128 over what a turn asks for: messages, parameters, model, truncation and the turn that it follows.
 
     The session and the request_id are what the digest is kept under, so they are not in it.
     """
-    body = session_service_pb2.RunTurnRequest(messages=request.messages, model=request.model)
+    body = session_service_pb2.RunTurnRequest(
+        messages=request.messages, model=request.model, truncation=request.truncation
+    )
     if request.HasField("params"):
         body.params.CopyFrom(request.params)
     serialised = body.SerializeToString(deterministic=True)

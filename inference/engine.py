@@ -60,6 +60,7 @@ class Sampling:
     repetition_penalty: float | None = None
     logprobs: int | None = None
     structured_output: message_pb2.StructuredOutput | None = None
+    tools: message_pb2.ToolUse | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ _SOMETIMES: Final = (
     "repetition_penalty",
     "logprobs",
     "structured_output",
+    "tools",
 )
 
 
@@ -182,6 +183,9 @@ class Generator:
                 f"{tokens_max} leaves no room for the window; expected less than {room} for {self._engine.model}",
             )
         given = {name: getattr(params, name) for name in (*_ALWAYS, *_SOMETIMES) if params.HasField(name)}
+        if not _is_forced(params) and "tools" not in self._engine.samples:
+            # The window says what may be called, and the model may keep to it by itself.
+            given.pop("tools", None)
         for name in _SOMETIMES:
             if name in given and name not in self._engine.samples:
                 raise InvalidField(f"params.{name}", f"{self._engine.model} does not take it; expected it unset")
@@ -192,7 +196,7 @@ class Generator:
         emitted, stop = request.emitted, request.params.stop
         if not request.HasField("emitted"):
             return take_over(emitted, self._tokenizer, stop)
-        if request.params.HasField("structured_output"):
+        if request.params.HasField("structured_output") or _is_forced(request.params):
             raise InvalidField("emitted", "a form is kept to from a reply's first token on; expected the whole reply")
         return await asyncio.to_thread(take_over, emitted, self._tokenizer, stop)
 
@@ -245,6 +249,11 @@ class Generator:
         if text and self._tokenizer.decode(output.ids) == text:
             reply = Reply(reply_digest(text), np.asarray(output.ids, dtype=np.int32))
             self._cache.remember_reply(request.tenant, request.session, reply)
+
+
+def _is_forced(params: message_pb2.SamplingParams) -> bool:
+    """Whether the reply has to be calls."""
+    return params.tools.choice == message_pb2.ToolUse.CHOICE_REQUIRED
 
 
 def _finished(output: _Output, assembled: Assembled, queue_ms: float) -> contract.GenerateResponse.Finished:

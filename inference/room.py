@@ -41,7 +41,16 @@ from services import valkey
 from services.config import ConfigError
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
-from services.router import INFERENCE, LABEL_ADAPTERS, LABEL_MODEL, LABEL_POOL, LABEL_REGION, STORE, Router
+from services.router import (
+    INFERENCE,
+    LABEL_ADAPTERS,
+    LABEL_EMBEDDING,
+    LABEL_MODEL,
+    LABEL_POOL,
+    LABEL_REGION,
+    STORE,
+    Router,
+)
 from services.rpc import Channels, GrpcServer
 
 READ_WINDOW: Final = "/isthmus.context.v1.ContextService/ReadWindow"
@@ -195,6 +204,7 @@ class InferenceRoom:
             LABEL_ADAPTERS: ",".join(model.adapters),
             LABEL_POOL: self._settings.pool,
             LABEL_REGION: self._settings.region,
+            LABEL_EMBEDDING: model.embedding_model,
         }
         membership = self._context.settings.membership
         member = Member(

@@ -24,9 +24,10 @@ from isthmus.session.v1 import message_pb2
 from inference import frames
 from inference.frames import Frames
 from inference.tokenizer import TokenIds, Tokenizer
+from services import tool_calls
 
 # Part of the tokenizer's digest: whoever changes a rule below changes it, and old counts are void.
-RULES: Final = "items-2"
+RULES: Final = "items-3"
 # What stands before the first item, in place of the mark of the item before.
 START: Final = 0
 
@@ -168,7 +169,8 @@ def heading(item: window_pb2.WindowItem) -> str:
     if item.kind == window_pb2.WINDOW_ITEM_KIND_DOCUMENT:
         part = f", part {item.part + 1}" if item.part else ""
         return f'Document "{name}"{part}:\n\n'
-    if item.kind == window_pb2.WINDOW_ITEM_KIND_MESSAGE and name:
+    names_a_call = item.role == message_pb2.ROLE_TOOL or item.text.startswith(tool_calls.OPEN)
+    if item.kind == window_pb2.WINDOW_ITEM_KIND_MESSAGE and name and not names_a_call:
         return f"{name}: "
     return ""
 

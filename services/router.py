@@ -26,6 +26,8 @@ LABEL_REGION: Final = "region"
 POOL_DEFAULT: Final = "default"
 # Names of adapters that may be asked for as models, with commas between them.
 LABEL_ADAPTERS: Final = "adapters"
+# The model that makes vectors there, empty for none.
+LABEL_EMBEDDING: Final = "embedding_model"
 
 
 @dataclass(frozen=True, slots=True)

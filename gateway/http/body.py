@@ -25,6 +25,9 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 # msgspec names a value outside of its set, but not the set.
 _EXPECTED = {
     "role": "system, developer, user or assistant",
+    "tool_choice": "none, auto, required, or an object that names functions",
+    "verbosity": "medium",
+    "mode": "auto or required",
     "truncation": "auto or disabled",
     "status": "in_progress, completed or incomplete",
     "phase": "commentary or final_answer",
@@ -34,9 +37,17 @@ _ITEM = re.compile(r"(?:input|items)\[\d+\]")
 _PART = re.compile(r"(?:input|items)\[\d+\]\.content\[\d+\]")
 _CHAT_MESSAGE = re.compile(r"messages\[\d+\]")
 _CHAT_PART = re.compile(r"messages\[\d+\]\.content\[\d+\]")
-_ITEM_RULE = 'items are messages: {"type": "message", "role", "content"}'
+_TOOL = re.compile(r"tools\[\d+\]")
+_ITEM_RULE = (
+    'items are messages, {"type": "message", "role", "content"}, calls, {"type": "function_call", "call_id", "name", '
+    '"arguments"}, and what came of them, {"type": "function_call_output", "call_id", "output"}'
+)
+_TOOL_RULE = "tools are functions of your own; expected type 'function'"
 _PART_RULE = 'parts are texts: {"type": "input_text" or "output_text", "text"}'
-_CHAT_MESSAGE_RULE = 'messages are {"role", "content"}, and may have a "name"'
+_CHAT_MESSAGE_RULE = (
+    'messages are {"role", "content"}, and may have a "name"; those of an assistant "tool_calls", of a tool a '
+    '"tool_call_id"'
+)
 _CHAT_PART_RULE = 'parts are texts: {"type": "text", "text"}'
 
 
@@ -167,7 +178,9 @@ def _misshapen(error: str) -> Refusal:
     owner, _, name = path.rpartition(".")
     if name == "type" and owner:
         return Refusal(400, "unsupported_parameter", path, f"{path}: {_lower(detail)} is not supported; {_rule(owner)}")
-    if name in _EXPECTED:
+    if _CHAT_MESSAGE.fullmatch(owner) and name == "role":
+        detail = f"{detail}; expected system, developer, user, assistant or tool"
+    elif name in _EXPECTED:
         detail = f"{detail}; expected {_EXPECTED[name]}"
     code = "invalid_type" if detail.startswith("Expected") and ", got " in detail else "invalid_value"
     return Refusal(400, code, path or None, f"{path or 'the body'}: {_lower(detail)}")
@@ -186,6 +199,8 @@ def _rule(path: str) -> str:
         return _PART_RULE
     if _ITEM.fullmatch(path):
         return _ITEM_RULE
+    if _TOOL.fullmatch(path):
+        return _TOOL_RULE
     if _CHAT_PART.fullmatch(path):
         return _CHAT_PART_RULE
     if _CHAT_MESSAGE.fullmatch(path):

@@ -14,15 +14,15 @@ from litestar.params import FromPath, JSONBody
 from gateway.http.body import BoundedRequest
 from gateway.http.edge import Edge, GivenEdge
 from gateway.http.errors import ERRORS, naming
-from gateway.http.ids import MessageId, conversation_id, parse_conversation, session_of_key
-from gateway.http.items import item_of, message
+from gateway.http.ids import conversation_id, parse_conversation, session_of_key
 from gateway.http.listing import PageQuery, Span, list_items, page, read_item
 from gateway.http.messages import item_messages, labels
-from gateway.http.objects import Conversation, Deleted, ItemList, Message
+from gateway.http.objects import Conversation, Deleted, Item, ItemList
 from gateway.http.query import LIMIT_DEFAULT, After, Limit, Ordered
 from gateway.http.responses import idempotency_key
 from gateway.http.sessions import Origin, labels_of, labels_with, metadata_of, open_session, relabel
 from gateway.http.shapes import CreateConversation, CreateItems, UpdateConversation
+from gateway.http.tools.items import message
 from gateway.identity import new_id
 
 
@@ -98,19 +98,21 @@ async def list_conversation_items(
 
 
 @get("/v1/conversations/{conversation_id:str}/items/{item_id:str}", responses=ERRORS)
-async def get_item(conversation_id: FromPath[str], item_id: FromPath[str], edge: GivenEdge) -> Message:
+async def get_item(conversation_id: FromPath[str], item_id: FromPath[str], edge: GivenEdge) -> Item:
     """One item."""
     session_id = parse_conversation(conversation_id, "conversation_id")
     with naming("item_id", item_id):
-        return item_of(session_id, await read_item(edge, session_id, item_id))
+        item, _ = await read_item(edge, session_id, item_id)
+    return item
 
 
 @delete("/v1/conversations/{conversation_id:str}/items/{item_id:str}", responses=ERRORS, status_code=200)
 async def delete_item(conversation_id: FromPath[str], item_id: FromPath[str], edge: GivenEdge) -> Conversation:
-    """Erases one item's text; summaries that cover it go with it."""
+    """Erases one item's text; summaries that cover it go with it, and so do the other items of the same reply."""
     session_id, session = await _read(edge, conversation_id)
     with naming("item_id", item_id):
-        for piece in await read_item(edge, session_id, item_id):
+        _, pieces = await read_item(edge, session_id, item_id)
+        for piece in pieces:
             await edge.backend.delete_fragment(edge.tenant, session_id, piece.sequence)
     return _conversation(session_id, session)
 
@@ -125,5 +127,5 @@ def _conversation(session_id: str, session: session_pb2.Session) -> Conversation
     return Conversation(conversation_id(session_id), session.create_time.seconds, metadata_of(session))
 
 
-def _made(session_id: str, sequence: int, sent: message_pb2.Message) -> Message:
-    return message(MessageId(session_id, sequence), sent.role, sent.text)
+def _made(session_id: str, sequence: int, sent: message_pb2.Message) -> Item:
+    return message(session_id, sequence, sent.role, sent.text, sent.author)

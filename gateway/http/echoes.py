@@ -16,12 +16,17 @@ _BYTES_MAX: Final = 16_384
 
 
 def labelled(turn: session_service_pb2.RunTurnRequest, echo: Echo) -> session_service_pb2.RunTurnRequest:
-    """The request with its echo as a label. Instructions that are too long for one are not given back later."""
+    """The request with its echo as a label.
+
+    What is too long for one is not given back later: instructions, then the form as it was sent (the turn has its own).
+    """
     labelled = session_service_pb2.RunTurnRequest()
     labelled.CopyFrom(turn)
     encoded = msgspec.json.encode(echo)
     if len(encoded) > _BYTES_MAX:
         encoded = msgspec.json.encode(replace(echo, instructions=None))
+    if len(encoded) > _BYTES_MAX:
+        encoded = msgspec.json.encode(replace(echo, instructions=None, text_format=None))
     labelled.labels[_LABEL] = encoded.decode()
     return labelled
 

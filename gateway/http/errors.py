@@ -32,11 +32,17 @@ ERRORS: Final = {
 _log = structlog.get_logger(__name__)
 
 # Where the turn's own field goes by another name in OpenAI's request.
-_RENAMED = {"params.": "", "request_id": "Idempotency-Key"}
+_RENAMED = {
+    "params.structured_output": "text.format",
+    "params.": "",
+    "request_id": "Idempotency-Key",
+}
 _NO_QUOTA = "insufficient_quota"
 # Where OpenAI has a code for what ours says.
 _CODES = {
     errors_pb2.ERROR_REASON_UNAUTHENTICATED: "invalid_api_key",
+    errors_pb2.ERROR_REASON_WINDOW_OVERFLOW: "context_length_exceeded",
+    errors_pb2.ERROR_REASON_TURN_TOO_LARGE: "context_length_exceeded",
     errors_pb2.ERROR_REASON_RATE_LIMITED: "rate_limit_exceeded",
     errors_pb2.ERROR_REASON_BUDGET_EXHAUSTED: _NO_QUOTA,
 }
@@ -143,6 +149,7 @@ def _of_mesh(error: IsthmusError) -> Problem:
         if field.startswith(ours):
             param = theirs + field.removeprefix(ours)
             message = message.replace(field, param, 1)
+            break
     return Problem(
         status=http_status(error.reason),
         message=message,

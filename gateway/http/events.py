@@ -1,7 +1,9 @@
 """The events of a streamed response, in the order that OpenAI's Responses API promises. Pure.
 
-created → in_progress → [output_item.added → content_part.added] → output_text.delta… → output_text.done →
-content_part.done → output_item.done → completed or incomplete; `failed` may come anywhere after in_progress.
+created → in_progress → the items (`tools/stream.py`) → completed or incomplete; `failed` may come anywhere after
+in_progress. Of a text: output_item.added → content_part.added → output_text.delta… → output_text.done →
+content_part.done → output_item.done; of a call: output_item.added → function_call_arguments.delta… →
+function_call_arguments.done → output_item.done.
 """
 
 from __future__ import annotations
@@ -10,22 +12,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from isthmus.session.v1 import message_pb2
 
 from gateway.http.ids import ResponseId
-from gateway.http.objects import OutputText, Response, ResponseError
-from gateway.http.render import reply, reply_id
+from gateway.http.objects import Response, ResponseError
+from gateway.http.tools.stream import ItemEvents
 
 Event = dict[str, Any]
 
 
 class ResponseEvents:
-    """Numbers the events of one response from 0 on, and opens its one output item when there is text, or at the end."""
+    """Numbers the events of one response from 0 on; those of its items are ItemEvents'."""
 
-    def __init__(self, name: ResponseId) -> None:
-        self._name = name
+    def __init__(self, name: ResponseId, tools: message_pb2.ToolUse | None = None) -> None:
+        self._items = ItemEvents(name, tools)
         self._sequence = 0
-        self._sent: list[str] = []
-        self._is_item_open = False
 
     def begun(self, response: Response) -> Iterator[Event]:
         """The turn is durable."""
@@ -34,21 +35,13 @@ class ResponseEvents:
 
     def delta(self, text: str) -> Iterator[Event]:
         """More of the answer."""
-        if not text:
-            return
-        yield from self._open_item()
-        self._sent.append(text)
-        yield self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
+        for kind, fields in self._items.feed(text):
+            yield self._event(kind, **fields)
 
     def done(self, response: Response, text: str) -> Iterator[Event]:
         """The answer is durable; what of it was not streamed yet comes as one last delta."""
-        yield from self._open_item()
-        sent = "".join(self._sent)
-        if text.startswith(sent):
-            yield from self.delta(text[len(sent) :])
-        yield self._event("response.output_text.done", **self._place(), text=text, logprobs=[])
-        yield self._event("response.content_part.done", **self._place(), part=OutputText(text))
-        yield self._event("response.output_item.done", output_index=0, item=response.output[0])
+        for kind, fields in self._items.finish(text, is_cut=response.status == "incomplete"):
+            yield self._event(kind, **fields)
         kind = "response.incomplete" if response.status == "incomplete" else "response.completed"
         yield self._event(kind, response=response)
 
@@ -56,17 +49,6 @@ class ResponseEvents:
         """There is no answer."""
         failed = msgspec.structs.replace(response, status="failed", error=error)
         yield self._event("response.failed", response=failed)
-
-    def _open_item(self) -> Iterator[Event]:
-        if self._is_item_open:
-            return
-        self._is_item_open = True
-        item = msgspec.structs.replace(reply(self._name, "", "in_progress"), content=[])
-        yield self._event("response.output_item.added", output_index=0, item=item)
-        yield self._event("response.content_part.added", **self._place(), part=OutputText(""))
-
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": str(reply_id(self._name)), "output_index": 0, "content_index": 0}
 
     def _event(self, kind: str, **fields: Any) -> Event:
         event = {"type": kind, "sequence_number": self._sequence, **fields}

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 
 from isthmus.session.v1 import fragment_pb2, message_pb2
 
-from gateway.http.ids import MessageId
-from gateway.http.objects import InputText, Message, OutputText
-
-_ROLES = {
-    message_pb2.ROLE_SYSTEM: "system",
-    message_pb2.ROLE_USER: "user",
-    message_pb2.ROLE_ASSISTANT: "assistant",
-    message_pb2.ROLE_TOOL: "tool",
-}
+from gateway.http.objects import Item
+from gateway.http.tools.items import message, reply_items
+from services.tool_calls import OPEN
 
 
 class Grouping:
@@ -58,15 +52,16 @@ def _follows(first: fragment_pb2.Fragment, second: fragment_pb2.Fragment) -> boo
     )
 
 
-def item_of(session: str, pieces: Sequence[fragment_pb2.Fragment]) -> Message:
-    """The item of its pieces."""
+def items_of(session: str, pieces: Sequence[fragment_pb2.Fragment], tools: message_pb2.ToolUse | None) -> list[Item]:
+    """The items of these pieces, in order: one, or those of a reply that calls what `tools` lets it call."""
     head = pieces[0]
-    is_reply = head.kind == fragment_pb2.FRAGMENT_KIND_REPLY
-    name = MessageId(session, head.turn if is_reply else head.sequence, is_reply)
-    return message(name, head.role, "".join(piece.text for piece in pieces))
+    text = "".join(piece.text for piece in pieces)
+    if head.kind == fragment_pb2.FRAGMENT_KIND_REPLY:
+        return reply_items(session, head.turn, text, tools)
+    return [message(session, head.sequence, head.role, text, head.author)]
 
 
-def message(name: MessageId, role: message_pb2.Role.ValueType, text: str) -> Message:
-    """A complete message."""
-    content = OutputText(text) if role == message_pb2.ROLE_ASSISTANT else InputText(text)
-    return Message(id=str(name), role=_ROLES.get(role, "unknown"), status="completed", content=[content])
+def may_call(pieces: Sequence[fragment_pb2.Fragment]) -> bool:
+    """Whether these are a reply's with what may be a call in it: only its turn knows."""
+    head = pieces[0]
+    return head.kind == fragment_pb2.FRAGMENT_KIND_REPLY and OPEN in "".join(piece.text for piece in pieces)

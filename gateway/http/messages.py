@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from isthmus.session.v1 import message_pb2
+from msgspec import UnsetType
 
 from gateway.bounds import MESSAGES_BYTES_MAX
-from gateway.http.shapes import MESSAGES_COUNT_MAX, CreateResponse, Item
+from gateway.http.shapes import MESSAGES_COUNT_MAX, CreateResponse, Item, Part
+from gateway.tools.calls import Call, joined
 from services.errors import InvalidField
 
 TEXT_BYTES_MAX = 1 << 20
@@ -24,9 +26,9 @@ ROLES_BY_NAME = {
 }
 
 
-def turn_messages(request: CreateResponse) -> list[message_pb2.Message]:
-    """The messages of a turn, its instructions first; InvalidField by the name of the parameter."""
-    messages = []
+def turn_messages(request: CreateResponse, head: Sequence[message_pb2.Message] = ()) -> list[message_pb2.Message]:
+    """The messages of a turn: `head`, instructions, input; InvalidField by the name of the parameter."""
+    messages = [*head]
     if request.instructions:
         messages.append(_message("instructions", message_pb2.ROLE_SYSTEM, request.instructions))
     if isinstance(request.input, str):
@@ -64,12 +66,31 @@ def _check_label(key: str, value: str) -> None:
 
 
 def _of_item(item: Item, path: str) -> message_pb2.Message:
-    """A message of an item; its text parts are joined by line breaks."""
-    if isinstance(item.content, str):
-        return _message(f"{path}.content", ROLES_BY_NAME[item.role], item.content)
-    for index, part in enumerate(item.content):
-        check_text(f"{path}.content[{index}].text", part.text)
-    return _message(f"{path}.content", ROLES_BY_NAME[item.role], "\n".join(part.text for part in item.content))
+    """A message of an item: a call as its text, what it gave back as the tool's words with the call's id as author."""
+    if item.type == "function_call":
+        text = joined("", [Call(str(item.name), str(item.arguments))])
+        made = _message(f"{path}.arguments", message_pb2.ROLE_ASSISTANT, text)
+        made.author = str(item.call_id)
+        return made
+    if item.type == "function_call_output":
+        return tool_message(f"{path}.output", _text(f"{path}.output", item.output), str(item.call_id))
+    return _message(f"{path}.content", ROLES_BY_NAME[str(item.role)], _text(f"{path}.content", item.content))
+
+
+def tool_message(path: str, output: str, call_id: str) -> message_pb2.Message:
+    """What a function gave back. The log has no message without a text: nothing is a line break there."""
+    made = _message(path, message_pb2.ROLE_TOOL, output or "\n")
+    made.author = call_id
+    return made
+
+
+def _text(path: str, content: str | list[Part] | UnsetType) -> str:
+    """The text of a content; its parts are joined by line breaks."""
+    if isinstance(content, str | UnsetType):
+        return content or ""
+    for index, part in enumerate(content):
+        check_text(f"{path}[{index}].text", part.text)
+    return "\n".join(part.text for part in content)
 
 
 def _message(path: str, role: message_pb2.Role.ValueType, text: str) -> message_pb2.Message:

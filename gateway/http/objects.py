@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -46,6 +46,28 @@ class Message(msgspec.Struct, frozen=True, tag="message"):
     role: str
     status: Literal["in_progress", "completed", "incomplete"]
     content: list[InputText | OutputText]
+
+
+class FunctionCall(msgspec.Struct, frozen=True, tag="function_call"):
+    """A call of a function of the client's; `arguments` is JSON as the model wrote it."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
+class FunctionCallOutput(msgspec.Struct, frozen=True, tag="function_call_output"):
+    """What a function gave back."""
+
+    id: str
+    call_id: str
+    output: str
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
+Item: TypeAlias = Message | FunctionCall | FunctionCallOutput
 
 
 class InputDetails(msgspec.Struct, frozen=True):
@@ -99,16 +121,10 @@ class ConversationRef(msgspec.Struct, frozen=True):
     id: str
 
 
-class TextFormat(msgspec.Struct, frozen=True):
-    """Plain text, the one format."""
-
-    type: Literal["text"] = "text"
-
-
 class TextConfig(msgspec.Struct, frozen=True):
-    """How the answer is written."""
+    """How the answer is written: as text, a JSON object, or JSON of a schema."""
 
-    format: TextFormat = TextFormat()
+    format: dict[str, Any]
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +142,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
     model: str
-    output: list[Message]
+    output: list[Item]
     parallel_tool_calls: bool = True
     previous_response_id: str | None = None
     conversation: ConversationRef | None = None
@@ -135,12 +151,12 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str = "default"
     store: bool = True
     temperature: float | None = None
-    text: TextConfig = TextConfig()
-    tool_choice: Literal["auto"] = "auto"
+    text: TextConfig
+    tool_choice: str | dict[str, Any] = "auto"
     tools: list[Any] = []
     top_logprobs: int = 0
     top_p: float | None = None
-    truncation: Literal["auto", "disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "auto"
     usage: Usage | None = None
     user: str | None = None
     metadata: dict[str, str] = {}
@@ -167,7 +183,7 @@ class Deleted(msgspec.Struct, frozen=True):
 class ItemList(msgspec.Struct, frozen=True):
     """A page of items; the next one starts after `last_id`."""
 
-    data: list[Message]
+    data: list[Item]
     first_id: str | None
     last_id: str | None
     has_more: bool

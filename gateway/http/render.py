@@ -9,20 +9,21 @@ from typing import Any, Literal
 from google.protobuf.message import Message as Proto
 from isthmus.session.v1 import message_pb2, turn_pb2
 
-from gateway.http.ids import MessageId, ResponseId
+from gateway.http.ids import ResponseId
 from gateway.http.objects import (
     ConversationRef,
     IncompleteDetails,
     InputDetails,
     Isthmus,
-    Message,
     OutputDetails,
-    OutputText,
     Response,
     ResponseError,
     Status,
+    TextConfig,
     Usage,
 )
+from gateway.http.tools import echo as told
+from gateway.http.tools.items import output_items
 from services.errors import reason_name
 
 _STATUS: Mapping[int, Status] = {
@@ -43,7 +44,7 @@ class Echo:
     previous_response_id: str | None = None
     conversation: str | None = None
     store: bool = True
-    truncation: Literal["auto", "disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "auto"
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -51,6 +52,8 @@ class Echo:
     # Whether it runs, or ran, in the background, and whether it waits there.
     background: bool = False
     is_queued: bool = False
+    # As it was sent; None where only the turn knows it.
+    text_format: dict[str, Any] | None = None
 
 
 def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
@@ -69,7 +72,8 @@ def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
         instructions=echo.instructions,
         max_output_tokens=params.max_output_tokens if params.HasField("max_output_tokens") else None,
         model=turn.receipt.model or turn.model,
-        output=[reply(name, turn.output_text, "incomplete" if is_cut else "completed")] if is_done else [],
+        output=output_items(name, turn) if is_done else [],
+        parallel_tool_calls=not params.tools.single,
         previous_response_id=echo.previous_response_id,
         conversation=ConversationRef(echo.conversation) if echo.conversation else None,
         prompt_cache_key=echo.prompt_cache_key,
@@ -77,6 +81,9 @@ def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
         store=echo.store,
         temperature=_shown(params, "temperature"),
         top_p=_shown(params, "top_p"),
+        text=TextConfig(echo.text_format or told.text_format(params)),
+        tool_choice=told.tool_choice(params),
+        tools=told.tools(params),
         truncation=echo.truncation,
         usage=usage(turn.receipt.tokens) if is_done else None,
         user=echo.user,
@@ -93,16 +100,6 @@ def response(name: ResponseId, turn: turn_pb2.Turn, echo: Echo) -> Response:
 def _status(turn: turn_pb2.Turn, echo: Echo) -> Status:
     is_open = turn.state == turn_pb2.Turn.STATE_OPEN
     return "queued" if is_open and echo.is_queued else _STATUS.get(turn.state, "in_progress")
-
-
-def reply(name: ResponseId, text: str, status: Literal["in_progress", "completed", "incomplete"]) -> Message:
-    """The one item of a response's output; its id is the same from the stream's first event on."""
-    return Message(id=str(reply_id(name)), role="assistant", status=status, content=[OutputText(text)])
-
-
-def reply_id(name: ResponseId) -> MessageId:
-    """The id of a response's output."""
-    return MessageId(name.session, name.turn, is_reply=True)
 
 
 def error_of(turn: turn_pb2.Turn) -> ResponseError | None:

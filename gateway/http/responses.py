@@ -29,10 +29,13 @@ from gateway.http.shapes import CreateResponse
 from gateway.http.telling import attached
 from gateway.http.turn_request import turn_request
 from gateway.http.turn_run import TurnRun
+from gateway.tools.listing import tells_functions
 from services.errors import InvalidField, IsthmusError
 
 KEY_BYTES_MAX = 128
 EVENT_DIGITS_MAX = 9
+# More than a list of functions is cut into.
+LISTING_PIECES_COUNT_MAX = 128
 ON_DISCONNECT = {"stop": turn_pb2.ON_DISCONNECT_STOP, "continue": turn_pb2.ON_DISCONNECT_CONTINUE}
 
 
@@ -83,7 +86,7 @@ async def delete_response(response_id: FromPath[str], edge: GivenEdge) -> Delete
     if session.turn_count == 1 and origin_of(session) is Origin.RESPONSES:
         await edge.backend.delete_session(edge.tenant, name.session)
     else:
-        for sequence in _sequences(turn):
+        for sequence in _sequences(turn, await _own_first(edge, name, turn)):
             await edge.backend.delete_fragment(edge.tenant, name.session, sequence)
     return Deleted(response_id, "response.deleted")
 
@@ -137,7 +140,7 @@ async def _is_erased(edge: Edge, name: ResponseId, turn: turn_pb2.Turn) -> bool:
     if turn.output_text or turn.state != turn_pb2.Turn.STATE_DONE:
         return False
     found = await edge.backend.list_fragments(
-        edge.tenant, name.session, page_size=1, start_sequence=turn.first_input_sequence
+        edge.tenant, name.session, page_size=1, start_sequence=await _own_first(edge, name, turn)
     )
     # What is erased is in no list, and neither is what came to nothing: the first one there may be of a later turn.
     return not any(fragment.sequence <= turn.last_input_sequence for fragment in found.fragments)
@@ -188,9 +191,23 @@ async def _previous(edge: Edge, name: ResponseId, session: session_pb2.Session) 
     return str(before) if turn.state == turn_pb2.Turn.STATE_DONE else None
 
 
-def _sequences(turn: turn_pb2.Turn) -> list[int]:
+async def _own_first(edge: Edge, name: ResponseId, turn: turn_pb2.Turn) -> int:
+    """Where that begins which the client said itself: a list of functions before it goes on for later turns."""
+    first = turn.first_input_sequence
+    if not turn.params.HasField("tools"):
+        return first
+    found = await edge.backend.list_fragments(
+        edge.tenant, name.session, page_size=LISTING_PIECES_COUNT_MAX, start_sequence=first
+    )
+    head = next(iter(found.fragments), None)
+    if head is None or head.sequence != first or not tells_functions(head):
+        return first
+    return next((each.sequence for each in found.fragments if each.sequence > first and not each.part), first)
+
+
+def _sequences(turn: turn_pb2.Turn, first_input: int) -> list[int]:
     ranges = [
-        (turn.first_input_sequence, turn.last_input_sequence),
+        (first_input, turn.last_input_sequence),
         (turn.first_output_sequence, turn.last_output_sequence),
     ]
     return [sequence for first, last in ranges if first for sequence in range(first, last + 1)]

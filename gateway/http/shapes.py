@@ -9,16 +9,20 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Raw, field
+from msgspec import UNSET, Meta, Raw, UnsetType, field
+
+from gateway.http.tools.shapes import (
+    FUNCTIONS_COUNT_MAX,
+    FunctionName,
+    FunctionTool,
+    TextConfig,
+    ToolChoice,
+    raw_null,
+)
 
 ROLES = Literal["system", "developer", "user", "assistant"]
 MESSAGES_COUNT_MAX = 256
 ITEMS_COUNT_MAX = 20
-
-
-def raw_null() -> Raw:
-    """Left out is as null. A function, because Litestar's schema wants hashable defaults."""
-    return Raw(b"null")
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,15 +34,41 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
     logprobs: list[Raw] | None = None
 
 
-class Item(msgspec.Struct, forbid_unknown_fields=True):
-    """A message. `id`, `status` and `phase` come along when the reply of an earlier response is sent back."""
+class Item(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A message, a call that a reply has made, or what the function gave back.
 
-    role: ROLES
-    content: str | list[Part]
-    type: Literal["message"] = "message"
+    `id`, `status` and `phase` come along when the items of an earlier response are sent back.
+    """
+
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    role: ROLES | UnsetType = UNSET
+    content: str | list[Part] | UnsetType = UNSET
+    phase: Literal["commentary", "final_answer"] | UnsetType | None = UNSET
+    call_id: Annotated[str, Meta(min_length=1, max_length=256)] | UnsetType = UNSET
+    name: FunctionName | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+    output: str | list[Part] | UnsetType = UNSET
     id: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
-    phase: Literal["commentary", "final_answer"] | None = None
+
+    def __post_init__(self) -> None:
+        """ValueError, in msgspec's own words, for a field that an item of this type lacks, or does not know."""
+        needed, optional = _ITEM_FIELDS[self.type]
+        for name in needed:
+            if getattr(self, name) is UNSET:
+                raise ValueError(f"Object missing required field `{name}`")
+        for name in _ITEM_FIELDS_ALL:
+            if name not in needed and name not in optional and getattr(self, name) is not UNSET:
+                raise ValueError(f"Object contains unknown field `{name}`")
+
+
+# What an item of each type has, and what of it may be left out.
+_ITEM_FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "message": (("role", "content"), ("phase",)),
+    "function_call": (("call_id", "name", "arguments"), ()),
+    "function_call_output": (("call_id", "output"), ()),
+}
+_ITEM_FIELDS_ALL = sorted({name for fields in _ITEM_FIELDS.values() for name in (*fields[0], *fields[1])})
 
 
 class ConversationRef(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,8 +81,10 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/responses.
 
     - `instructions` becomes a system message at the head of the turn, and stays in the session's log.
-    - `truncation` may be "auto" or "disabled" and changes nothing: the window always fits, and the receipt in
-      `isthmus` names what it left out.
+    - `truncation: "disabled"` fails a response whose window would not hold all of the session, word for word;
+      otherwise the window always fits, and the receipt in `isthmus` names what it left out.
+    - `tools` stay with the session: the model is told of them where they are not those of the response before.
+    - `text.format` is kept to by the engine, token by token, and looked at once more at the end.
     - `metadata` is kept with the session; sent with a later response of it, it replaces what was there.
     - `store: false` erases the session after the answer, unless it is a conversation.
     - `user`, `safety_identifier` and `prompt_cache_key` are given back and not kept.
@@ -74,6 +106,10 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=FUNCTIONS_COUNT_MAX)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
 
     access_programs: Raw = field(default_factory=raw_null)
     context_management: Raw = field(default_factory=raw_null)
@@ -81,16 +117,12 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     include: Raw = field(default_factory=raw_null)
     max_tool_calls: Raw = field(default_factory=raw_null)
     moderation: Raw = field(default_factory=raw_null)
-    parallel_tool_calls: Raw = field(default_factory=raw_null)
     prompt: Raw = field(default_factory=raw_null)
     prompt_cache_options: Raw = field(default_factory=raw_null)
     prompt_cache_retention: Raw = field(default_factory=raw_null)
     reasoning: Raw = field(default_factory=raw_null)
     service_tier: Raw = field(default_factory=raw_null)
     stream_options: Raw = field(default_factory=raw_null)
-    text: Raw = field(default_factory=raw_null)
-    tool_choice: Raw = field(default_factory=raw_null)
-    tools: Raw = field(default_factory=raw_null)
     top_logprobs: Raw = field(default_factory=raw_null)
 
 
@@ -120,16 +152,12 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "include": ([],),
     "max_tool_calls": (),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prompt": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": (),
     "reasoning": ({},),
     "service_tier": ("auto", "default"),
     "stream_options": ({}, {"include_obfuscation": False}),
-    "text": ({}, {"format": {"type": "text"}}),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
     "top_logprobs": (0,),
 }
 """Values, besides null, of parameters that are not supported, under which the answer is the same as without."""

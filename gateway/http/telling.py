@@ -16,6 +16,7 @@ from gateway.http.events import Event, ResponseEvents, encode
 from gateway.http.ids import ResponseId
 from gateway.http.objects import Response, ResponseError
 from gateway.http.render import Echo, response
+from gateway.http.tools.items import tools_of
 from gateway.names import parse_turn
 from services.errors import IsthmusError
 
@@ -44,7 +45,7 @@ class Telling:
                 async for event in events:
                     if event.HasField("accepted"):
                         begun = self._begun(event.accepted)
-                        told = ResponseEvents(name_of(event.accepted.turn))
+                        told = ResponseEvents(name_of(event.accepted.turn), tools_of(self.params))
                         new: Iterable[Event] = told.begun(begun)
                     elif told is not None:
                         new = self._told(told, event)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import message_pb2, session_pb2, session_service_pb2
+from isthmus.session.v1 import message_pb2, session_pb2, session_service_pb2, turn_pb2
 
 from gateway.http import messages
 from gateway.http.edge import Edge
@@ -17,9 +18,19 @@ from gateway.http.limits import user_of
 from gateway.http.render import Echo
 from gateway.http.sessions import Origin, labels_of, labels_with, metadata_of, open_session, origin_of
 from gateway.http.shapes import ConversationRef, CreateResponse
+from gateway.http.tools.asked import check_outputs, form, tool_use
+from gateway.http.tools.echo import format_echo
+from gateway.http.tools.latest import latest_turn
 from gateway.identity import new_id
 from gateway.names import session_name
+from gateway.tools.listing import is_listed, listing
 from services.errors import IsthmusError
+
+_TRUNCATION = {
+    None: session_service_pb2.RunTurnRequest.TRUNCATION_UNSPECIFIED,
+    "auto": session_service_pb2.RunTurnRequest.TRUNCATION_UNSPECIFIED,
+    "disabled": session_service_pb2.RunTurnRequest.TRUNCATION_DISABLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +81,17 @@ async def turn_request(edge: Edge, body: CreateResponse, idempotency_key: str) -
     turn = session_service_pb2.RunTurnRequest(
         request_id=idempotency_key,
         messages=messages.turn_messages(body),
-        params=_params(body),
+        params=await _checked_params(body),
         model=body.model,
         user=user_of(body.user, body.safety_identifier),
+        truncation=_TRUNCATION[body.truncation],
     )
     metadata = messages.labels(body.metadata)
     if body.conversation is not None and body.previous_response_id is not None:
         message = "previous_response_id: excludes conversation; a conversation goes on from its latest turn by itself"
         raise Refusal(400, "mutually_exclusive_parameters", "previous_response_id", message)
     if body.conversation is not None:
-        return _in_conversation(body, body.conversation, turn)
+        return await _in_conversation(edge, body, body.conversation, turn)
     if body.previous_response_id is not None:
         return await _after(edge, body, body.previous_response_id, turn, metadata)
     return await _first(edge, body, turn, metadata)
@@ -90,6 +102,8 @@ async def _first(
 ) -> TurnRequest:
     """A session of its own. Its id comes from the idempotency key if there is one, so that a retry finds it again."""
     key = turn.request_id
+    check_outputs(turn.messages, "input")
+    _tell(turn, body, None)
     session = session_of_key(edge.tenant, key) if key else new_id(os.urandom, "r")
     await open_session(edge, session, labels_of(metadata, Origin.RESPONSES), may_exist=bool(key))
     turn.session = session_name(session)
@@ -114,6 +128,9 @@ async def _after(
     if in_conversation and metadata:
         raise _no_metadata()
     turn.session = session_name(name.session)
+    if turn.params.HasField("tools"):
+        with naming("previous_response_id", previous):
+            _tell(turn, body, await edge.backend.get_turn(edge.tenant, name.session, name.turn))
     echo = _echo(
         body,
         metadata or ({} if in_conversation else metadata_of(session)),
@@ -132,15 +149,26 @@ async def _after(
     )
 
 
-def _in_conversation(
-    body: CreateResponse, conversation: str | ConversationRef, turn: session_service_pb2.RunTurnRequest
+async def _in_conversation(
+    edge: Edge, body: CreateResponse, conversation: str | ConversationRef, turn: session_service_pb2.RunTurnRequest
 ) -> TurnRequest:
     named = conversation if isinstance(conversation, str) else conversation.id
     session = parse_conversation(named, "conversation")
     if body.metadata:
         raise _no_metadata()
     turn.session = session_name(session)
+    if turn.params.HasField("tools"):
+        with naming("conversation", named):
+            _tell(turn, body, await latest_turn(edge, session, turn.request_id))
     return TurnRequest(session, turn, _echo(body, {}, conversation=named), param="conversation", named=named)
+
+
+def _tell(turn: session_service_pb2.RunTurnRequest, body: CreateResponse, before: turn_pb2.Turn | None) -> None:
+    """Has the turn tell of its functions, unless the turn before it had the same."""
+    if turn.params.HasField("tools") and not is_listed(turn.params.tools, before):
+        told = messages.turn_messages(body, [listing(turn.params.tools)])
+        del turn.messages[:]
+        turn.messages.extend(told)
 
 
 def _no_metadata() -> Refusal:
@@ -148,9 +176,18 @@ def _no_metadata() -> Refusal:
     return Refusal(400, "unsupported_parameter", "metadata", message)
 
 
+async def _checked_params(body: CreateResponse) -> message_pb2.SamplingParams:
+    """A schema takes its time to check: what other turns say goes out meanwhile."""
+    return await asyncio.to_thread(_params, body) if body.tools or body.text is not None else _params(body)
+
+
 def _params(body: CreateResponse) -> message_pb2.SamplingParams:
     return message_pb2.SamplingParams(
-        max_output_tokens=body.max_output_tokens, temperature=body.temperature, top_p=body.top_p
+        max_output_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        structured_output=form("text.format", body.text.format) if body.text is not None else None,
+        tools=tool_use(body.tools, body.tool_choice, body.parallel_tool_calls),
     )
 
 
@@ -162,9 +199,10 @@ def _echo(
         previous_response_id=previous,
         conversation=conversation,
         store=body.store is not False,
-        truncation=body.truncation or "disabled",
+        truncation=body.truncation or "auto",
         user=body.user,
         safety_identifier=body.safety_identifier,
         prompt_cache_key=body.prompt_cache_key,
         metadata=metadata,
+        text_format=format_echo(body.text),
     )

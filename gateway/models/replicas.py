@@ -27,7 +27,7 @@ from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable
 from services.membership import View
 from services.placement import Choice
-from services.router import INFERENCE, LABEL_MODEL, Router, models_of, pool_of
+from services.router import INFERENCE, LABEL_EMBEDDING, LABEL_MODEL, Router, models_of, pool_of
 
 if TYPE_CHECKING:
     from isthmus.inference.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
@@ -92,6 +92,10 @@ class Replicas:
             self._first_name = min((member.labels[LABEL_MODEL] for member in ready), default="")
             self._served_version = version
         return self._served
+
+    def embedding_models(self) -> set[str]:
+        """Names of the models by which ready replicas make vectors."""
+        return {member.labels.get(LABEL_EMBEDDING, "") for member in self._view.ready(INFERENCE)} - {""}
 
     def limits(self, model: str) -> ModelLimits:
         """The limits of a model; an empty name takes the default, or the first by name that is no adapter.

@@ -21,6 +21,7 @@ from gateway.turn import lease
 from gateway.turn.appends import OutputAppends
 from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
+from gateway.turn.form import check_reply, check_window, has_form
 from gateway.turn.output import Output, OutputWriter
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
@@ -73,9 +74,12 @@ class Drive:
                 async with lease.kept(
                     lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms
                 ):
+                    check_window(self._errand.request, self._manifest.report)
                     self._tell(self._ledger.opened(leg, opened))
                     writer = await self._writer(opened)
                     await self._generate(writer)
+                    if has_form(self._errand.request.params):
+                        await asyncio.to_thread(check_reply, self._errand.request.params, self._reply.reply())
                     committing = self._commit(writer)
                     turn, added = await asyncio.shield(committing)
         except Exception as error:
@@ -131,6 +135,7 @@ class Drive:
     async def _replan(self, measured_tokens: int) -> Sequence[turn_pb2.Hop]:
         planned, leg = await self._calls.replan(self._lease, measured_tokens)
         self._manifest = planned.manifest
+        check_window(self._errand.request, self._manifest.report)
         return self._ledger.planned("plan", leg, planned.timing)
 
     def _commit(self, writer: OutputWriter) -> asyncio.Task[tuple[turn_pb2.Turn, Sequence[turn_pb2.Hop]]]:

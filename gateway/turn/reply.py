@@ -140,7 +140,8 @@ class ReplyStream:
 
     @property
     def _has_form(self) -> bool:
-        return self._errand.request.params.HasField("structured_output")
+        params = self._errand.request.params
+        return params.HasField("structured_output") or params.tools.choice == message_pb2.ToolUse.CHOICE_REQUIRED
 
     async def _go_on(self, error: IsthmusError) -> Sequence[turn_pb2.Hop]:
         self._continuations += 1

@@ -17,7 +17,9 @@ from isthmus.session.v1 import turn_pb2
 from inference.engine import EngineContext, EngineOutput, EngineRequest, engine_failed
 from inference.engines.wire import Add, Setup
 from inference.engines.worker_process import WorkerProcess
+from inference.forms import structural_tag
 from inference.model_files import SMOLLM2, find_weights
+from inference.schemas import plain
 from services.errors import UpstreamUnavailable
 
 # The model card's own settings.
@@ -38,7 +40,7 @@ class LocalEngine:
         self.model = settings.model or context.files.name
         self.context_tokens_max = min(settings.context_tokens_max or trained, trained)
         self.adapters: tuple[str, ...] = ()
-        self.samples: frozenset[str] = frozenset()
+        self.samples = frozenset({"structured_output", "tools"})
         self._settings = settings
         self._end_ids = context.files.vocabulary.end_ids
         self._starting = asyncio.Lock()
@@ -67,13 +69,15 @@ class LocalEngine:
         return 0
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        # Off the event loop, as a schema takes its time to check.
+        tag = await asyncio.to_thread(_tag, request)
         worker = await self._living_worker()
         number, outputs = worker.register()
         try:
-            await worker.add(_addition(number, request))
+            await worker.add(_addition(number, request, tag))
             while True:
                 output = await outputs.get()
-                if output.error and not worker.alive:
+                if output.error and not output.is_refused and not worker.alive:
                     # Nothing is wrong with the request: the next worker, or another replica, will take it.
                     raise UpstreamUnavailable(f"the engine's worker process {worker.pid} ended in the middle of this")
                 if output.error:
@@ -102,7 +106,13 @@ class LocalEngine:
             return self.worker
 
 
-def _addition(number: int, request: EngineRequest) -> Add:
+def _tag(request: EngineRequest) -> str:
+    """The grammar that the reply keeps to, empty for none; INVALID_FIELD for one that cannot be."""
+    sampling = request.sampling
+    return structural_tag(sampling.structured_output, sampling.tools, plain) or ""
+
+
+def _addition(number: int, request: EngineRequest, tag: str) -> Add:
     sampling = request.sampling
     seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
     return Add(
@@ -112,4 +122,5 @@ def _addition(number: int, request: EngineRequest) -> Add:
         temperature=_TEMPERATURE if sampling.temperature is None else sampling.temperature,
         top_p=_TOP_P if sampling.top_p is None else sampling.top_p,
         seed=seed & ((1 << _SEED_BITS) - 1),
+        tag=tag,
     )

@@ -13,8 +13,9 @@ from typing import Any, Final
 import httpx
 from isthmus.session.v1 import message_pb2, turn_pb2
 
-from inference.engine import EngineContext, EngineOutput, EngineRequest
+from inference.engine import EngineContext, EngineOutput, EngineRequest, Sampling
 from inference.engines.provider import Provider
+from inference.forms import structural_tag
 from inference.model_files import ModelFilesError
 
 _SAMPLES: Final = frozenset(
@@ -26,9 +27,10 @@ _SAMPLES: Final = frozenset(
         "repetition_penalty",
         "logprobs",
         "structured_output",
+        "tools",
     }
 )
-_PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES - {"structured_output"}))
+_PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES - {"structured_output", "tools"}))
 FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 
 
@@ -40,7 +42,7 @@ class OpenAIEngine:
         self.model = context.settings.model or settings.model or ""
         self.context_tokens_max = context.settings.context_tokens_max or context.files.vocabulary.context_tokens_max
         self.adapters: tuple[str, ...] = ()
-        self.samples = _SAMPLES
+        self.samples = _SAMPLES if settings.vllm_fields else _SAMPLES - {"tools"}
         self.is_loading = False
         self.running = 0
         self._settings = settings
@@ -121,8 +123,9 @@ class OpenAIEngine:
         if self._settings.vllm_fields:
             body |= {"return_token_ids": True, "stop_token_ids": list(self._end_ids), "priority": request.priority}
             body |= {"cache_salt": request.cache_salt} if request.cache_salt else {}
-        if sampling.structured_output is not None:
-            body["structured_outputs"] = _form(sampling.structured_output)
+        form = _form(sampling)
+        if form is not None:
+            body["structured_outputs"] = form
         return body
 
     def _ids(self, choice: Mapping[str, Any]) -> tuple[int, ...]:
@@ -132,7 +135,12 @@ class OpenAIEngine:
         return tuple(each for each in ids if each not in self._end_ids)
 
 
-def _form(wanted: message_pb2.StructuredOutput) -> dict[str, Any]:
+def _form(sampling: Sampling) -> dict[str, Any] | None:
+    wanted = sampling.structured_output
+    if sampling.tools is not None and (tag := structural_tag(wanted, sampling.tools)) is not None:
+        return {"structural_tag": tag}
+    if wanted is None:
+        return None
     match wanted.WhichOneof("form"):
         case "json_schema":
             return {"json": wanted.json_schema}

@@ -1,6 +1,6 @@
 """An engine without a model: text made from the window's digest, at a set pace. For load and failure tests.
 
-The same window, seed and settings give the same reply, on any replica.
+The same window, seed and settings give the same reply, on any replica. A form that is asked for is kept to.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from isthmus.session.v1 import turn_pb2
 
 from inference.engine import EngineContext, EngineOutput, EngineRequest
+from inference.engines.scripted_form import scripted_form
 
 _CONTEXT_TOKENS_MAX: Final = 4_000_000
 _TEXT: Final = (
@@ -37,7 +38,7 @@ class ScriptedEngine:
         self.model = settings.model or "scripted"
         self.context_tokens_max = settings.context_tokens_max or _CONTEXT_TOKENS_MAX
         self.adapters: tuple[str, ...] = ()
-        self.samples: frozenset[str] = frozenset()
+        self.samples = frozenset({"structured_output", "tools"})
         self.steps = 0
         self.is_loading = False
         self._settings = settings
@@ -94,11 +95,15 @@ class ScriptedEngine:
         return max(sent + 1, int((time.monotonic() - started) * rate))
 
     def _script(self, request: EngineRequest) -> list[int]:
-        """`scripted_output_tokens` ids of words drawn by a hash of digest and seed."""
+        """`scripted_output_tokens` ids of words drawn by a hash of digest and seed, or those of the form asked for."""
+        form = scripted_form(request.sampling.structured_output, request.sampling.tools)
+        if form is not None:
+            ids: list[int] = self._tokenizer.encode(form).tolist()
+            return ids
         count = self._settings.scripted_output_tokens
         key = request.points[0].digest + repr(request.sampling.seed).encode()
         words: list[str] = []
-        ids: list[int] = []
+        ids = []
         while len(ids) < count:
             draw = blake2b(len(words).to_bytes(8) + key, digest_size=64).digest()
             words += [_WORDS[byte % len(_WORDS)] for byte in draw]

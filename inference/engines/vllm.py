@@ -34,6 +34,7 @@ _SAMPLES: Final = frozenset(
         "repetition_penalty",
         "logprobs",
         "structured_output",
+        "tools",
     }
 )
 _NOBODY: Final = Residents(Bounds(0, 0, 0, 0.0, 0, 0))

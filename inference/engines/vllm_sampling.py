@@ -11,6 +11,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from inference.engine import EngineOutput, Sampling
+from inference.forms import structural_tag
 from inference.tokenizer import Tokenizer
 
 # Fields of Sampling that vLLM knows by the same name.
@@ -29,6 +30,7 @@ FIELDS: Final[Mapping[str, str]] = {
     **{name: f"params.{name}" for name in (*_SAME, "seed")},
     "max_tokens": "params.max_output_tokens",
     "structured_outputs": "params.structured_output",
+    "structural_tag": "params.tools",
 }
 _FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 _SEED_BITS: Final = 63
@@ -48,7 +50,7 @@ def sampling_params(sampling: Sampling, defaults: Mapping[str, Any], end_ids: Co
         max_tokens=tokens_max,
         seed=None if sampling.seed is None else sampling.seed & ((1 << _SEED_BITS) - 1),
         stop_token_ids=sorted(end_ids),
-        structured_outputs=_form(sampling.structured_output),
+        structured_outputs=_form(sampling),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
@@ -89,7 +91,10 @@ def _finite(logprob: float) -> float:
     return max(logprob, _LOGPROB_MIN)
 
 
-def _form(form: message_pb2.StructuredOutput | None) -> Any:
+def _form(sampling: Sampling) -> Any:
+    form = sampling.structured_output
+    if sampling.tools is not None and (tag := structural_tag(form, sampling.tools)) is not None:
+        return StructuredOutputsParams(structural_tag=tag)
     if form is None:
         return None
     if form.HasField("choices"):

@@ -32,6 +32,8 @@ class Add(msgspec.Struct, tag=True, frozen=True):
     temperature: float
     top_p: float
     seed: int
+    # The grammar that the reply keeps to, as a structural tag; empty for none.
+    tag: str = ""
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -52,6 +54,8 @@ class Output(msgspec.Struct, tag=True, frozen=True):
     # A value of isthmus.session.v1.FinishReason.
     finish: int = 0
     error: str = ""
+    # Whether the error is of the request itself, so that no other worker would do better.
+    is_refused: bool = False
 
 
 class Stepped(msgspec.Struct, tag=True, frozen=True):

@@ -31,6 +31,8 @@ class Worker:
         # One addition and one cancellation a request; beyond that the engine has to wait.
         self._inbox: queue.Queue[ToWorker] = queue.Queue(maxsize=2 * setup.requests_max)
         self._handles: dict[int, Any] = {}
+        # Requests whose grammar has not been read yet: the pipeline does so in one of its steps.
+        self._unread: set[int] = set()
         self._outputs: list[Output] = []
         self._pipeline = _load(setup)
 
@@ -40,12 +42,22 @@ class Worker:
         self._connection.sendall(pack(Ready()))
         while True:
             self._admit()
-            self._pipeline.step()
+            self._step()
             for number in tuple(self._handles):
                 self._collect(number, self._handles[number])
             # After each step, outputs or none: the engine's side tells by it that the worker is not stuck.
             self._connection.sendall(pack(Stepped(tuple(self._outputs))))
             self._outputs = []
+
+    def _step(self) -> None:
+        """One step. A grammar that cannot be read fails it, and after that the pipeline cannot go on."""
+        try:
+            self._pipeline.step()
+        except RuntimeError as error:
+            said = f"the engine cannot keep to its form: {error}"
+            self._outputs += [Output(number, error=said, is_refused=True) for number in self._unread]
+            self._connection.sendall(pack(Stepped(tuple(self._outputs))))
+            raise
 
     def _receive(self) -> None:
         while (message := receive(self._connection)) is not None:
@@ -66,6 +78,8 @@ class Worker:
     def _add(self, request: Add) -> None:
         ids = np.frombuffer(request.prompt, dtype="<i4").astype(np.int64)
         config = _generation_config(request, self._end_ids)
+        if request.tag:
+            self._unread.add(request.number)
         self._handles[request.number] = self._pipeline.add_request(
             request.number, openvino.Tensor(ids[np.newaxis, :]), config
         )
@@ -76,12 +90,14 @@ class Worker:
             for output in handle.read().values():
                 finish = _finish_reason(output.finish_reason)
                 ids = tuple(token for token in output.generated_ids if token not in self._end_ids)
+                self._unread.discard(number)
                 if ids or finish:
                     self._outputs.append(Output(number, ids, finish))
         running = handle.get_status() == openvino_genai.GenerationStatus.RUNNING
         if not running and not finish:
             self._outputs.append(Output(number, error="dropped: cancelled, or no room in the KV cache for its window"))
         if not running or finish:
+            self._unread.discard(number)
             del self._handles[number]
 
 
@@ -104,6 +120,8 @@ def _generation_config(request: Add, end_ids: frozenset[int]) -> Any:
         config.temperature = request.temperature
         config.top_p = request.top_p
         config.rng_seed = request.seed
+    if request.tag:
+        config.structured_output_config = openvino_genai.StructuredOutputConfig(structural_tags_config=request.tag)
     return config
 
 

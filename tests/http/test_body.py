@@ -52,22 +52,28 @@ def refused(body: bytes | dict[str, Any], shape: type = CreateResponse) -> Refus
         (b'{"input":[{"role":"user"}]}', "missing_required_parameter", "input[0].content", "items are messages"),
         (b'{"input":[{"role":"boss","content":"a"}]}', "invalid_value", "input[0].role", "system, developer, user"),
         (
-            b'{"input":[{"type":"function_call","name":"f"}]}',
+            b'{"input":[{"type":"reasoning","summary":[]}]}',
             "unsupported_parameter",
             "input[0].type",
             "items are messages",
         ),
-        (b'{"input":[{"call_id":"c","type":"x"}]}', "unknown_parameter", "input[0].call_id", "items are messages"),
+        (
+            b'{"input":[{"call_id":"c","role":"user","content":"a"}]}',
+            "unknown_parameter",
+            "input[0].call_id",
+            "items are messages",
+        ),
         (
             b'{"input":[{"role":"user","content":[{"type":"input_image","image_url":"u"}]}]}',
             "unsupported_parameter",
             "input[0].content[0].type",
             "parts are texts",
         ),
-        (b'{"input":"a","tools":[{"type":"function"}]}', "unsupported_parameter", "tools", "leave it out"),
+        (b'{"input":"a","tools":[{"type":"function"}]}', "missing_required_parameter", "tools[0].name", "your own"),
+        (b'{"input":"a","tools":[{"type":"web_search"}]}', "unsupported_parameter", "tools[0].type", "'function'"),
         (b'{"input":"a","top_logprobs":1}', "unsupported_parameter", "top_logprobs", "null, 0"),
         (b'{"input":"a","top_logprobs":false}', "unsupported_parameter", "top_logprobs", "null, 0"),
-        (b'{"input":"a","tools":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json", None, "nests"),
+        (b'{"input":"a","include":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json", None, "nests"),
     ],
 )
 def test_rubbish_is_refused_by_its_place(body: bytes, code: str, param: str | None, says: str) -> None:

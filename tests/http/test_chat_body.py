@@ -68,14 +68,26 @@ def message(**fields: Any) -> dict[str, Any]:
     [
         ({"messages": []}, "invalid_value", "messages", "length >= 1"),
         ({"messages": "hello"}, "invalid_type", "messages", "got `str`"),
-        (message(role="tool"), "invalid_value", "messages[0].role", "system, developer, user or assistant"),
-        (message(role="function"), "invalid_value", "messages[0].role", "system, developer, user or assistant"),
+        (message(role="function"), "invalid_value", "messages[0].role", "system, developer, user, assistant or tool"),
+        (message(role="tool"), "invalid_field", "messages[0].tool_call_id", "the id of the call"),
+        (
+            message(role="tool", tool_call_id="c"),
+            "invalid_field",
+            "messages[0].tool_call_id",
+            "assistant's message before",
+        ),
         (message(content=""), "invalid_field", "messages[0].content", "is empty"),
         (message(content=None), "invalid_field", "messages[0].content", "is empty"),
         (message(content=[]), "invalid_field", "messages[0].content", "is empty"),
-        (message(tool_calls=[{"id": "c"}]), "unsupported_parameter", "messages[0].tool_calls", "leave it out"),
+        (message(tool_calls=[{"id": "c"}]), "missing_required_parameter", "messages[0].tool_calls[0].function", ""),
+        (
+            message(tool_calls=[{"id": "c", "function": {"name": "f", "arguments": "{}"}}]),
+            "invalid_field",
+            "messages[0].tool_calls",
+            "an assistant's",
+        ),
         (message(refusal="no"), "unsupported_parameter", "messages[0].refusal", "leave it out"),
-        (message(tool_call_id="c"), "unknown_parameter", "messages[0].tool_call_id", "messages are"),
+        (message(tool_call_id="c"), "invalid_field", "messages[0].tool_call_id", "no tool's"),
         (message(name="n" * 257), "invalid_field", "messages[0].name", "at most 256"),
         (message(content="x" * (TEXT_BYTES_MAX + 1)), "invalid_field", "messages[0].content", "isthmus ingest"),
         ({"messages": [{"role": "assistant", "content": ""}]}, "invalid_field", "messages", "expected a text"),
@@ -91,7 +103,9 @@ def message(**fields: Any) -> dict[str, Any]:
             "messages[0].content[0].type",
             "parts are texts",
         ),
-        ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools", "leave it out"),
+        ({"tools": [{"type": "function"}]}, "missing_required_parameter", "tools[0].function", "functions of your own"),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "unsupported_parameter", "tools[0].type", "type 'function'"),
+        ({"tool_choice": "required"}, "invalid_field", "tool_choice", "one at least"),
         ({"functions": [{"name": "f"}]}, "unsupported_parameter", "functions", "leave it out"),
         ({"n": 2}, "unsupported_parameter", "n", "null, 1"),
         ({"n": True}, "unsupported_parameter", "n", "null, 1"),
@@ -203,7 +217,12 @@ def test_batches_are_all_that_is_new_within_the_contract(sizes: list[int], more:
 
 
 def test_sampling_takes_openais_names() -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     asked = create(
         max_completion_tokens=7,
         temperature=0.5,

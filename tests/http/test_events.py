@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
-from isthmus.session.v1 import turn_pb2
+from isthmus.session.v1 import message_pb2, turn_pb2
 from openai.types.responses import ResponseStreamEvent
 from pydantic import BaseModel
 
@@ -15,8 +16,11 @@ from gateway.http.events import Event, ResponseEvents, encode
 from gateway.http.ids import ResponseId
 from gateway.http.objects import ResponseError
 from gateway.http.render import Echo, response
+from services.tool_calls import call
 
 NAME = ResponseId("s", 3)
+TOOLS = message_pb2.ToolUse(functions=[message_pb2.ToolUse.Function(name="f")])
+calls = st.dictionaries(st.text(max_size=3), st.integers(), max_size=2).map(lambda each: call("f", json.dumps(each)))
 OPENING = ["response.created", "response.in_progress"]
 ITEM = ["response.output_item.added", "response.content_part.added"]
 CLOSING = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
@@ -67,6 +71,28 @@ def test_a_stream_tells_the_whole_answer_once(deltas: list[str], unsent: int, is
     assert {each["item_id"] for each in seen if "item_id" in each} == {"msg_s_r3"}
     assert seen[-1]["response"]["output"][0]["content"][0]["text"] == text
     assert seen[-2]["item"] == seen[-1]["response"]["output"][0]
+
+
+@given(st.lists(texts.map("".join) | calls, max_size=4), st.lists(st.integers(0, 500), max_size=8), st.booleans())
+def test_texts_and_calls_are_items_of_their_own(parts: list[str], cuts: list[int], is_cut: bool) -> None:
+    text = "\n".join(parts)
+    edges = [0, *sorted({cut % (len(text) + 1) for cut in cuts}), len(text)]
+    params = message_pb2.SamplingParams(tools=TOOLS)
+    reason = turn_pb2.FINISH_REASON_LENGTH if is_cut else turn_pb2.FINISH_REASON_STOP
+    done = response(NAME, turn(turn_pb2.Turn.STATE_DONE, text, finish_reason=reason, params=params), Echo())
+    told = ResponseEvents(NAME, TOOLS)
+    events = [event for begin, end in pairwise(edges) for event in told.delta(text[begin:end])]
+    seen = [decode(event) for event in events + list(told.done(done, text))]
+
+    items = seen[-1]["response"]["output"]
+    assert [each["item"] for each in seen if each["type"] == "response.output_item.done"] == items
+    opened = [each for each in seen if each["type"] == "response.output_item.added"]
+    assert [each["item"]["id"] for each in opened] == [item["id"] for item in items]
+    assert len({item["id"] for item in items}) == len(items)
+    for at, item in enumerate(items):
+        said = "".join(each["delta"] for each in seen if each.get("item_id") == item["id"] and "delta" in each)
+        assert said == (item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"])
+        assert item["status"] == ("incomplete" if is_cut and at == len(items) - 1 else "completed")
 
 
 @given(texts)

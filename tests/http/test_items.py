@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isthmus.session.v1 import fragment_pb2, message_pb2
 
-from gateway.http.items import Grouping, item_of
+from gateway.http.items import Grouping, items_of
+from gateway.http.objects import Message
 
 MESSAGE, REPLY, DOCUMENT = (
     fragment_pb2.FRAGMENT_KIND_MESSAGE,
@@ -54,7 +55,7 @@ def test_every_text_is_in_one_item_and_both_directions_agree(
 
 def test_a_split_message_is_one_item_and_a_document_one_for_each_piece() -> None:
     fragments = log([(MESSAGE, ["a", "b"]), (REPLY, ["c", "d"]), (DOCUMENT, ["e", "f"])])
-    items = [item_of("s", pieces) for pieces in group(fragments)]
+    items = [item for pieces in group(fragments) for item in items_of("s", pieces, None) if isinstance(item, Message)]
     assert [(item.id, item.role, item.content[0].text) for item in items] == [
         ("msg_s_1", "user", "ab"),
         ("msg_s_r2", "assistant", "cd"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import turn_pb2
+from isthmus.session.v1 import message_pb2, turn_pb2
 
 from inference.engine import EngineContext, EngineOutput, EngineRequest, Sampling, create_engine
 from inference.engines.local import LocalEngine
@@ -23,7 +24,8 @@ from inference.template import START, ChatTemplate
 from inference.tokenizer import Tokenizer
 from inference.windows import Window
 from services.config import InferenceSettings
-from services.errors import IsthmusError
+from services.errors import InvalidField, IsthmusError
+from services.tool_calls import TAIL, head
 from tests.inference.items import item
 from tests.support.eventually import eventually
 
@@ -133,3 +135,45 @@ async def test_a_long_prompt_does_not_hold_up_the_event_loop(engine: LocalEngine
         last, before = loop.time(), last
         longest = max(longest, last - before)
     assert longest < (last - started) / 3
+
+
+async def test_it_keeps_to_a_schema_and_calls_what_it_must(
+    engine: LocalEngine, template: ChatTemplate, tokenizer: Tokenizer
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "note": {"type": "string", "pattern": "^(a+)+$"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    asked = request(template, "What is the capital of France?", 60)
+    form = message_pb2.StructuredOutput(json_schema=json.dumps(schema))
+    said = await text_of(engine, tokenizer, replace(asked, sampling=replace(asked.sampling, structured_output=form)))
+    assert json.loads(said)["city"] == "Paris"
+    function = message_pb2.ToolUse.Function(name="look_up", parameters=json.dumps(schema), strict=True)
+    tools = message_pb2.ToolUse(functions=[function], choice=message_pb2.ToolUse.CHOICE_REQUIRED, single=True)
+    said = await text_of(engine, tokenizer, replace(asked, sampling=replace(asked.sampling, tools=tools)))
+    assert said.startswith(head("look_up"))
+    assert said.endswith(TAIL)
+    assert json.loads(said.removeprefix(head("look_up")).removesuffix(TAIL))["city"] == "Paris"
+
+
+async def test_a_form_that_it_cannot_keep_to_fails_its_own_request_and_no_other_worker(
+    engine: LocalEngine, template: ChatTemplate
+) -> None:
+    asked = request(template, "Hello", 5)
+
+    def formed(form: message_pb2.StructuredOutput) -> EngineRequest:
+        return replace(asked, sampling=replace(asked.sampling, structured_output=form))
+
+    for schema in ('{"type": "nothing"}', '{"$ref": "#/$defs/a"}', "[]", "{"):
+        with pytest.raises(InvalidField):
+            await outputs_of(engine, formed(message_pb2.StructuredOutput(json_schema=schema)))
+    with pytest.raises(IsthmusError) as caught:
+        await outputs_of(engine, formed(message_pb2.StructuredOutput(regex="(unclosed")))
+    assert caught.value.reason == errors_pb2.ERROR_REASON_ENGINE_FAILED
+    assert engine.worker is not None
+    assert engine.running == 0
+    worker = engine.worker
+    await eventually(lambda: not worker.alive)
+    assert await outputs_of(engine, asked)

@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from inference.engines.vllm import VllmEngine
 from services.config import ConfigError, VllmSettings
 from services.errors import InvalidField, IsthmusError
+from services.tool_calls import TAIL, call, head
 from tests.support.eventually import eventually
 from tests.vllm.asking import Asker, asker, context, write_adapter
 
@@ -106,6 +107,17 @@ async def test_a_reply_keeps_to_its_form(asked: Asker) -> None:
     form = message_pb2.StructuredOutput(json_schema=json.dumps(schema))
     reply = await asked.ask(asked.said("Describe Paris as JSON."), 60, structured_output=form)
     assert json.loads(reply.text).keys() == {"city", "people"}
+    assert reply.finish_reason == turn_pb2.FINISH_REASON_STOP
+
+
+async def test_a_reply_calls_what_it_must(asked: Asker) -> None:
+    schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+    function = message_pb2.ToolUse.Function(name="look_up", parameters=json.dumps(schema), strict=True)
+    tools = message_pb2.ToolUse(functions=[function], choice=message_pb2.ToolUse.CHOICE_REQUIRED, single=True)
+    reply = await asked.ask(asked.said(FRANCE), 60, tools=tools)
+    arguments = reply.text.removeprefix(head("look_up")).removesuffix(TAIL)
+    assert reply.text == call("look_up", arguments)
+    assert json.loads(arguments)["city"] in ("Paris", "Rome")
     assert reply.finish_reason == turn_pb2.FINISH_REASON_STOP
 
 

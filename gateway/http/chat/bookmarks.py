@@ -6,6 +6,7 @@ turn. It says nothing that was said, and it expires: whoever goes on later than 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -19,10 +20,23 @@ from gateway.http.sessions import relabel
 from services.errors import IsthmusError
 
 _TURN: Final = f"{RESERVED_PREFIX}turn"
+_BYTES: Final = f"{RESERVED_PREFIX}bytes"
 _log = structlog.get_logger(__name__)
 
 
-async def find(edge: Edge, state: bytes) -> ResponseId | None:
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """The turn that left a conversation in some state, and the UTF-8 bytes of its session's texts by then.
+
+    They are not those of what the client sends: the session also tells of functions, and has calls as the model wrote
+    them.
+    """
+
+    turn: ResponseId
+    text_bytes: int
+
+
+async def find(edge: Edge, state: bytes) -> Bookmark | None:
     """The turn that left some conversation in this state; its session may be changed since, or gone."""
     try:
         bookmark = await edge.backend.get_session(edge.tenant, _name(state))
@@ -30,13 +44,13 @@ async def find(edge: Edge, state: bytes) -> ResponseId | None:
         if error.reason != errors_pb2.ERROR_REASON_NOT_FOUND:
             raise
         return None
-    turn = bookmark.labels.get(_TURN)
-    return parse_response(turn, _TURN) if turn else None
+    turn, text_bytes = bookmark.labels.get(_TURN), bookmark.labels.get(_BYTES, "")
+    return Bookmark(parse_response(turn, _TURN), int(text_bytes)) if turn and text_bytes.isdecimal() else None
 
 
-async def put(edge: Edge, state: bytes, turn: ResponseId) -> None:
+async def put(edge: Edge, state: bytes, turn: ResponseId, text_bytes: int) -> None:
     """Notes the turn, in place of another one that led to the same state. Where it fails, only time is lost later."""
-    bookmark = session_pb2.Session(labels={_TURN: str(turn)})
+    bookmark = session_pb2.Session(labels={_TURN: str(turn), _BYTES: str(text_bytes)})
     bookmark.ttl.FromMilliseconds(edge.settings.chat_bookmark_ms)
     try:
         await _put(edge, _name(state), bookmark)

@@ -15,6 +15,7 @@ from litestar.params import JSONBody
 from gateway.http.body import BoundedRequest, refuse_unsupported
 from gateway.http.chat.history import history
 from gateway.http.chat.objects import ChatCompletion
+from gateway.http.chat.params import sampling
 from gateway.http.chat.run import ChatRequest, ChatRun
 from gateway.http.chat.shapes import UNSUPPORTED, CreateChatCompletion
 from gateway.http.connection import EventStream, while_connected
@@ -44,4 +45,4 @@ def chat_request(body: CreateChatCompletion, key: str) -> ChatRequest:
     if body.stream_options is not None and not body.stream:
         raise InvalidField("stream_options", "is set without a stream; expected stream: true with it")
     metadata = None if body.metadata is None else labels(body.metadata)
-    return ChatRequest(body, history(body), metadata, key)
+    return ChatRequest(body, sampling(body), history(body), metadata, key)

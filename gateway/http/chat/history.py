@@ -13,8 +13,9 @@ from msgspec import UNSET
 from gateway.bounds import MESSAGES_BYTES_MAX
 from gateway.http.body import refuse_unless
 from gateway.http.chat.shapes import ChatMessage, CreateChatCompletion
-from gateway.http.messages import ROLES_BY_NAME, check_text
+from gateway.http.messages import ROLES_BY_NAME, check_text, tool_message
 from gateway.http.shapes import MESSAGES_COUNT_MAX
+from gateway.tools.calls import Call, canonical, joined
 from services.errors import InvalidField
 
 NAME_BYTES_MAX = 256
@@ -25,7 +26,6 @@ _NOTHING: dict[str, tuple[object, ...]] = {
     "audio": (),
     "function_call": (),
     "refusal": (),
-    "tool_calls": ([],),
 }
 
 
@@ -46,17 +46,18 @@ class History:
             if self.messages[count - 1].role == message_pb2.ROLE_ASSISTANT:
                 yield count
 
-    def after(self, reply: str) -> bytes:
-        """The state in which this answer to the messages leaves their conversation."""
-        return _next(self.states[-1], message_pb2.Message(role=message_pb2.ROLE_ASSISTANT, text=reply))
+    def after(self, reply: str, tools: message_pb2.ToolUse | None = None) -> bytes:
+        """The state in which this answer to the messages leaves their conversation; calls as they are sent back."""
+        text = canonical(reply, tools)
+        return _next(self.states[-1], message_pb2.Message(role=message_pb2.ROLE_ASSISTANT, text=text))
 
-    def batches(self, begin: int) -> list[list[message_pb2.Message]]:
+    def batches(self, begin: int, head: message_pb2.Message | None = None) -> list[list[message_pb2.Message]]:
         """The messages from `begin` on, in as few parts as the contract takes them in; the last is the turn's own.
 
-        InvalidField by the path of one that is too long for it.
+        `head` is said before them. InvalidField by the path of one that is too long for it.
         """
-        batches: list[list[message_pb2.Message]] = []
-        size = 0
+        batches: list[list[message_pb2.Message]] = [] if head is None else [[head]]
+        size = 0 if head is None else head.ByteSize()
         for path, message in zip(self.paths[begin:], self.messages[begin:], strict=True):
             check_text(f"{path}.content", message.text)
             size += message.ByteSize()
@@ -76,6 +77,7 @@ def history(request: CreateChatCompletion) -> History:
     kept = [(path, message) for path, message in ((path, _message(path, each)) for path, each in read) if message.text]
     if not kept:
         raise InvalidField("messages", "say nothing, expected a text")
+    _check_answers(request.messages)
     messages = [message for _, message in kept]
     states = accumulate(messages, _next, initial=_scope(request))
     sizes = accumulate((len(message.text.encode()) for message in messages), initial=0)
@@ -88,12 +90,38 @@ def _message(path: str, sent: ChatMessage) -> message_pb2.Message:
         if raw is not UNSET:
             refuse_unless(f"{path}.{name}", raw, harmless)
     text = sent.content if isinstance(sent.content, str) else "\n".join(part.text for part in sent.content or ())
+    if sent.role == "tool":
+        return tool_message(f"{path}.content", text, sent.tool_call_id or "")
+    if sent.tool_calls:
+        text = joined(text, [Call(each.function.name, each.function.arguments) for each in sent.tool_calls])
     if not text and sent.role != "assistant":
         raise InvalidField(f"{path}.content", "is empty, expected a text")
     author = sent.name or ""
     if len(author.encode()) > NAME_BYTES_MAX:
         raise InvalidField(f"{path}.name", f"is {len(author.encode())} bytes long, expected at most {NAME_BYTES_MAX}")
     return message_pb2.Message(role=ROLES_BY_NAME[sent.role], text=text, author=author)
+
+
+def _check_answers(messages: Sequence[ChatMessage]) -> None:
+    """InvalidField by the path of what is said of a call where none can be."""
+    open_calls: set[str] = set()
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        if message.tool_calls is not None and message.role != "assistant":
+            raise InvalidField(f"{path}.tool_calls", "is of an assistant's message; expected none here")
+        if (message.tool_call_id is not None) != (message.role == "tool"):
+            expected = "the id of the call that it answers" if message.role == "tool" else "none: it is no tool's"
+            state = "is missing" if message.role == "tool" else "is there"
+            raise InvalidField(
+                f"{path}.tool_call_id", f"{state} in a message of role {message.role}; expected {expected}"
+            )
+        if message.role == "tool":
+            if message.tool_call_id not in open_calls:
+                said = f"is {str(message.tool_call_id)[:64]!r}"
+                expected = "expected the id of a call in the assistant's message before it"
+                raise InvalidField(f"{path}.tool_call_id", f"{said}, {expected}")
+        else:
+            open_calls = {call.id for call in message.tool_calls or ()}
 
 
 def _scope(request: CreateChatCompletion) -> bytes:

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway.http.objects import Isthmus
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Likely(msgspec.Struct, frozen=True):
@@ -36,13 +36,29 @@ class Logprobs(msgspec.Struct, frozen=True):
     refusal: list[Any] | None = None
 
 
-class AssistantMessage(msgspec.Struct, frozen=True):
-    """The answer."""
+class Function(msgspec.Struct, frozen=True):
+    """What a call calls; `arguments` is JSON as the model wrote it."""
 
-    content: str
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a function of the client's."""
+
+    id: str
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class AssistantMessage(msgspec.Struct, frozen=True):
+    """The answer: a text, calls, or both."""
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
     annotations: list[Any] = []
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -94,11 +110,28 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str | None = None
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to a call: its name at first, then its arguments."""
+
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to one of the answer's calls, which are counted from 0 on."""
+
+    index: int | UnsetType
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a chunk adds to the answer."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):

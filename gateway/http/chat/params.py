@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
 from isthmus.session.v1 import message_pb2
 
-from gateway.http.chat.shapes import CreateChatCompletion, JsonObjectFormat, JsonSchemaFormat
+from gateway.http.chat.shapes import ChatJsonSchemaFormat, CreateChatCompletion
 from gateway.http.errors import Refusal
+from gateway.http.tools.asked import chat_tool_use, form
 from services.errors import FieldViolation, InvalidField, IsthmusError
 
 STOP_BYTES_MAX = 256
-SCHEMA_BYTES_MAX = 1 << 16
-_ANY_OBJECT = '{"type":"object"}'
 _SAME = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 
 
@@ -22,6 +20,7 @@ def sampling(request: CreateChatCompletion) -> message_pb2.SamplingParams:
         stop=_stops(request),
         logprobs=_logprobs(request),
         structured_output=_form(request),
+        tools=chat_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls),
     )
     for name in _SAME:
         value = getattr(request, name)
@@ -35,6 +34,7 @@ def told_by_name(request: CreateChatCompletion, error: IsthmusError) -> IsthmusE
     names = {
         "params.max_output_tokens": "max_tokens" if request.max_tokens is not None else "max_completion_tokens",
         "params.structured_output": "response_format",
+        "params.tools": "tools",
     }
     field = error.fields[0].field if error.fields else ""
     name = next((theirs for ours, theirs in names.items() if field == ours or field.startswith(f"{ours}.")), "")
@@ -74,19 +74,7 @@ def _logprobs(request: CreateChatCompletion) -> int | None:
 
 
 def _form(request: CreateChatCompletion) -> message_pb2.StructuredOutput | None:
-    match request.response_format:
-        case JsonObjectFormat():
-            return message_pb2.StructuredOutput(json_schema=_ANY_OBJECT)
-        case JsonSchemaFormat(json_schema=asked):
-            return message_pb2.StructuredOutput(json_schema=_schema(bytes(asked.schema)))
-        case _:
-            return None
-
-
-def _schema(schema: bytes) -> str:
-    path = "response_format.json_schema.schema"
-    if not isinstance(msgspec.json.decode(schema), dict):
-        raise InvalidField(path, "is no object, expected a JSON schema")
-    if len(schema) > SCHEMA_BYTES_MAX:
-        raise InvalidField(path, f"is {len(schema)} bytes of JSON, expected at most {SCHEMA_BYTES_MAX}")
-    return schema.decode()
+    wanted = request.response_format
+    if isinstance(wanted, ChatJsonSchemaFormat):
+        return form("response_format.json_schema", wanted.json_schema)
+    return form("response_format", wanted)

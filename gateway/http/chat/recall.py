@@ -1,7 +1,7 @@
 """Where a conversation goes on: in the session that has its beginning, in a fork of it, or in a new one with all of it.
 
-A session has a beginning if a bookmark says so for its digest, and if the session's texts have as many bytes: one that
-was added to or erased from since is another conversation.
+A session has a beginning if a bookmark says so for its digest, and if the session's texts still have as many bytes: one
+that was added to or erased from since is another conversation.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import message_pb2, session_pb2
 
 from gateway.http.chat import bookmarks
+from gateway.http.chat.bookmarks import Bookmark
 from gateway.http.chat.history import History
 from gateway.http.edge import Edge
-from gateway.http.ids import ResponseId, session_of_key
+from gateway.http.ids import session_of_key
 from gateway.http.messages import RESERVED_PREFIX
 from gateway.http.sessions import Origin, labels_of, labels_with, metadata_of
 from gateway.identity import new_id
+from gateway.tools.listing import is_listed, listing
 from services.errors import IsthmusError
 
 _BEGAN: Final = f"{RESERVED_PREFIX}began"
+# With it: the bytes that the session had by then, and whether it was told of the request's functions.
+_BYTES: Final = f"{RESERVED_PREFIX}bytes"
+_TOLD: Final = f"{RESERVED_PREFIX}told"
 # The turn is not there any more, or nothing can begin with it.
 _GONE: Final = frozenset(
     {
@@ -46,18 +51,31 @@ class Place:
     session: str
     begin: int
     batches: list[list[message_pb2.Message]]
-    before: ResponseId | None = None
+    before: Bookmark | None = None
+    # UTF-8 bytes of the session's texts without the batches.
+    text_bytes: int = 0
     is_fresh: bool = False
     labels: Mapping[str, str] | None = None
 
 
 class Recall:
-    """Finds or makes the place of one request; without `metadata` a session keeps its own."""
+    """Finds or makes the place of one request; without `metadata` a session keeps its own.
 
-    def __init__(self, edge: Edge, history: History, metadata: Mapping[str, str] | None, key: str) -> None:
+    `tools` are the request's functions: a session whose turn before had others is told of them.
+    """
+
+    def __init__(
+        self,
+        edge: Edge,
+        history: History,
+        metadata: Mapping[str, str] | None,
+        key: str,
+        tools: message_pb2.ToolUse | None,
+    ) -> None:
         self._edge = edge
         self._history = history
         self._metadata = metadata
+        self._tools = tools
         # A request with a key has a session of its own, which every retry finds, whatever has happened meanwhile.
         self._own = session_of_key(edge.tenant, f"chat {key}") if key else ""
 
@@ -66,9 +84,9 @@ class Recall:
         if self._own and (begun := await self._begun()):
             return begun
         for count in islice(self._history.answered(), self._edge.settings.chat_lookups_count_max):
-            turn = await bookmarks.find(self._edge, self._history.states[count])
-            if turn is not None:
-                place = await self._going_on(turn, count) or await self._forked(turn, count)
+            mark = await bookmarks.find(self._edge, self._history.states[count])
+            if mark is not None:
+                place = await self._going_on(mark, count) or await self._forked(mark, count)
                 if place is not None:
                     return place
         return await self.new()
@@ -80,9 +98,9 @@ class Recall:
 
     async def new(self) -> Place:
         """A session with all of the history."""
-        batches = self._history.batches(0)
+        batches = self._history.batches(0, self._listing())
         session = self._own or new_id(os.urandom, "r")
-        asked = session_pb2.Session(labels=self._labels(0))
+        asked = session_pb2.Session(labels=self._labels(0, 0, is_told=False))
         try:
             await self._edge.backend.create_session(self._edge.tenant, session, asked)
         except IsthmusError as error:
@@ -100,28 +118,33 @@ class Recall:
         if not began or began[0] == len(self._history.messages):
             message = "Idempotency-Key: was used with other messages; expected the same ones, or another key"
             raise IsthmusError(errors_pb2.ERROR_REASON_REQUEST_ID_REUSED, message)
-        return Place(self._own, began[0], self._history.batches(began[0]))
+        text_bytes, is_told = int(session.labels.get(_BYTES, "0")), bool(session.labels.get(_TOLD))
+        batches = self._history.batches(began[0], None if is_told else self._listing())
+        return Place(self._own, began[0], batches, text_bytes=text_bytes)
 
-    async def _going_on(self, turn: ResponseId, count: int) -> Place | None:
+    async def _going_on(self, mark: Bookmark, count: int) -> Place | None:
         """The session itself, while it is as that turn has left it."""
-        batches = self._history.batches(count)
+        turn = mark.turn
+        batches = self._history.batches(count, None if await self._is_told(mark) else self._listing())
         # What takes more than the turn to say would be in the way of other turns if this one failed.
         if self._own or len(batches) > 1:
             return None
         session = await self._read(turn.session)
-        if session is None or session.text_bytes != self._history.sizes[count]:
+        if session is None or session.text_bytes != mark.text_bytes:
             return None
         is_same = self._metadata is None or metadata_of(session) == self._metadata
         labels = None if is_same else labels_with(session, self._metadata or {})
-        return Place(turn.session, count, batches, before=turn, labels=labels)
+        return Place(turn.session, count, batches, before=mark, text_bytes=mark.text_bytes, labels=labels)
 
-    async def _forked(self, turn: ResponseId, count: int) -> Place | None:
+    async def _forked(self, mark: Bookmark, count: int) -> Place | None:
         """A session that begins as that one was after the turn; None if this is not the beginning any more."""
-        batches = self._history.batches(count)
+        turn, is_told = mark.turn, await self._is_told(mark)
+        batches = self._history.batches(count, None if is_told else self._listing())
         backend, tenant = self._edge.backend, self._edge.tenant
         fork = self._own or new_id(os.urandom, "r")
         is_labelled = self._own or self._metadata is not None
-        asked = session_pb2.Session(labels=self._labels(count) if is_labelled else {})
+        labels = self._labels(count, mark.text_bytes, is_told=is_told) if is_labelled else {}
+        asked = session_pb2.Session(labels=labels)
         try:
             await backend.fork_session(tenant, turn.session, fork, turn=turn.turn, session=asked)
         except IsthmusError as error:
@@ -131,8 +154,8 @@ class Recall:
                 raise
             return None
         session = await self._read(fork)
-        if session is not None and session.text_bytes == self._history.sizes[count]:
-            return Place(fork, count, batches, is_fresh=not self._own)
+        if session is not None and session.text_bytes == mark.text_bytes:
+            return Place(fork, count, batches, text_bytes=mark.text_bytes, is_fresh=not self._own)
         if session is not None:
             await backend.delete_session(tenant, fork)
         return None
@@ -145,6 +168,24 @@ class Recall:
                 raise
             return None
 
-    def _labels(self, count: int) -> dict[str, str]:
+    def _listing(self) -> message_pb2.Message | None:
+        return None if self._tools is None else listing(self._tools)
+
+    async def _is_told(self, mark: Bookmark) -> bool:
+        """Whether the turn had the same functions; none are as good as any."""
+        if self._tools is None:
+            return True
+        try:
+            turn = await self._edge.backend.get_turn(self._edge.tenant, mark.turn.session, mark.turn.turn)
+        except IsthmusError as error:
+            if error.reason not in _GONE:
+                raise
+            return False
+        return is_listed(self._tools, turn)
+
+    def _labels(self, count: int, text_bytes: int, *, is_told: bool) -> dict[str, str]:
         labels = labels_of(self._metadata or {}, Origin.RESPONSES)
-        return {**labels, _BEGAN: self._history.states[count].hex()} if self._own else labels
+        if not self._own:
+            return labels
+        told = {_TOLD: "1"} if is_told else {}
+        return {**labels, **told, _BEGAN: self._history.states[count].hex(), _BYTES: str(text_bytes)}

@@ -16,7 +16,7 @@ from gateway.http.chat import bookmarks
 from gateway.http.chat.chunks import ChatChunks, completion
 from gateway.http.chat.history import History
 from gateway.http.chat.objects import ChatCompletion
-from gateway.http.chat.params import sampling, told_by_name
+from gateway.http.chat.params import told_by_name
 from gateway.http.chat.recall import Place, Recall
 from gateway.http.chat.shapes import CreateChatCompletion
 from gateway.http.edge import Edge
@@ -24,6 +24,7 @@ from gateway.http.errors import problem_of
 from gateway.http.ids import ResponseId
 from gateway.http.limits import user_of
 from gateway.http.sessions import relabel
+from gateway.http.tools.items import tools_of
 from gateway.names import parse_turn, session_name
 from services.errors import IsthmusError
 
@@ -38,6 +39,7 @@ class ChatRequest:
     """A completion that was asked for. `key` is its Idempotency-Key, empty for none."""
 
     body: CreateChatCompletion
+    params: message_pb2.SamplingParams
     history: History
     metadata: dict[str, str] | None
     key: str
@@ -55,8 +57,9 @@ class ChatRun:
         self._edge = edge
         self._request = request
         self._received_at = received_at
-        self._recall = Recall(edge, request.history, request.metadata, request.key)
-        self._params = sampling(request.body)
+        self._params = request.params
+        self._tools = tools_of(request.params)
+        self._recall = Recall(edge, request.history, request.metadata, request.key, self._tools)
         self._user = user_of(request.body.user, request.body.safety_identifier)
 
     async def answer(self) -> ChatCompletion:
@@ -78,7 +81,8 @@ class ChatRun:
                 async for event in events:
                     if event.HasField("accepted"):
                         name, model = _name(event.accepted.turn), self._request.body.model
-                        told = ChatChunks(name, int(time.time()), model, bool(options and options.include_usage))
+                        with_usage = bool(options and options.include_usage)
+                        told = ChatChunks(name, int(time.time()), model, with_usage, self._tools)
                     for chunk in _told(told, event):
                         yield chunk
         except Exception as error:
@@ -117,7 +121,7 @@ class ChatRun:
             turns = edge.turns.run(
                 edge.tenant,
                 self._turn(place),
-                after_turn=place.before.turn if place.before else None,
+                after_turn=place.before.turn.turn if place.before else None,
                 received_at=self._received_at,
             )
             async with aclosing(turns) as events:
@@ -151,8 +155,11 @@ class ChatRun:
         if place.labels is not None:
             await relabel(self._edge, place.session, place.labels)
         if done.turn.output_text and not self._request.erases:
-            state = self._request.history.after(done.turn.output_text)
-            await bookmarks.put(self._edge, state, ResponseId(place.session, done.turn.number))
+            reply = done.turn.output_text
+            said = sum(len(message.text.encode()) for batch in place.batches for message in batch)
+            text_bytes = place.text_bytes + said + len(reply.encode())
+            state = self._request.history.after(reply, self._tools)
+            await bookmarks.put(self._edge, state, ResponseId(place.session, done.turn.number), text_bytes)
 
     async def _erase(self, place: Place) -> None:
         """Nothing else is to be done about a session that stays: nobody has its id."""

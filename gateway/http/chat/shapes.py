@@ -7,7 +7,16 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
-from gateway.http.shapes import ROLES, raw_null
+from gateway.http.shapes import ROLES
+from gateway.http.tools.shapes import (
+    FUNCTIONS_COUNT_MAX,
+    ChatTool,
+    ChatToolCall,
+    ChatToolChoice,
+    JsonObjectFormat,
+    TextFormat,
+    raw_null,
+)
 
 # The body's bound in bytes comes first for messages that say anything.
 MESSAGES_COUNT_MAX = 65_536
@@ -26,19 +35,20 @@ class ChatPart(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ChatMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """A message. An assistant's may be without content; what else comes along with an answer that is sent back is
-    there only as nothing.
+    """A message. An assistant's may be without content, and have calls; a tool's names the call that it answers. What
+    else comes along with an answer that is sent back is there only as nothing.
     """
 
-    role: ROLES
+    role: ROLES | Literal["tool"]
     content: str | list[ChatPart] | None = None
     name: str | None = None
+    tool_calls: list[ChatToolCall] | None = None
+    tool_call_id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
     annotations: Raw | UnsetType = UNSET
     audio: Raw | UnsetType = UNSET
     function_call: Raw | UnsetType = UNSET
     refusal: Raw | UnsetType = UNSET
-    tool_calls: Raw | UnsetType = UNSET
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,14 +56,6 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
-
-
-class TextFormat(msgspec.Struct, forbid_unknown_fields=True, tag="text"):
-    """Any text."""
-
-
-class JsonObjectFormat(msgspec.Struct, forbid_unknown_fields=True, tag="json_object"):
-    """Any JSON object."""
 
 
 class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,7 +67,7 @@ class JsonSchema(msgspec.Struct, forbid_unknown_fields=True):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(msgspec.Struct, forbid_unknown_fields=True, tag="json_schema"):
+class ChatJsonSchemaFormat(msgspec.Struct, forbid_unknown_fields=True, tag="json_schema"):
     """JSON of a schema."""
 
     json_schema: JsonSchema
@@ -78,6 +80,7 @@ class CreateChatCompletion(msgspec.Struct, forbid_unknown_fields=True, kw_only=T
       answer: only what comes after it is new. They are told apart by `user`, `safety_identifier` and
       `prompt_cache_key`, too.
     - `store: false` erases the context after the answer, so that nothing of it is recognised later.
+    - `tools` stay with the conversation: the model is told of them where they are not those of the answer before.
     - `metadata` is kept with the context; sent with a later request, it replaces what was there.
     """
 
@@ -97,10 +100,13 @@ class CreateChatCompletion(msgspec.Struct, forbid_unknown_fields=True, kw_only=T
     frequency_penalty: Penalty | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=LOGPROBS_COUNT_MAX)] | None = None
-    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    response_format: TextFormat | JsonObjectFormat | ChatJsonSchemaFormat | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    tools: Annotated[list[ChatTool], Meta(max_length=FUNCTIONS_COUNT_MAX)] | None = None
+    tool_choice: ChatToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     audio: Raw = field(default_factory=raw_null)
     function_call: Raw = field(default_factory=raw_null)
@@ -109,14 +115,11 @@ class CreateChatCompletion(msgspec.Struct, forbid_unknown_fields=True, kw_only=T
     modalities: Raw = field(default_factory=raw_null)
     moderation: Raw = field(default_factory=raw_null)
     n: Raw = field(default_factory=raw_null)
-    parallel_tool_calls: Raw = field(default_factory=raw_null)
     prediction: Raw = field(default_factory=raw_null)
     prompt_cache_options: Raw = field(default_factory=raw_null)
     prompt_cache_retention: Raw = field(default_factory=raw_null)
     reasoning_effort: Raw = field(default_factory=raw_null)
     service_tier: Raw = field(default_factory=raw_null)
-    tool_choice: Raw = field(default_factory=raw_null)
-    tools: Raw = field(default_factory=raw_null)
     verbosity: Raw = field(default_factory=raw_null)
     web_search_options: Raw = field(default_factory=raw_null)
 

@@ -97,6 +97,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A bug of ours; the message carries the trace id, never a traceback."""
     ERROR_REASON_CORRUPT: _ErrorReason.ValueType  # 53
     """DATA_LOSS. Stored bytes cannot be read back."""
+    ERROR_REASON_OUTPUT_INVALID: _ErrorReason.ValueType  # 54
+    """INTERNAL. The reply is complete and has not the form that was asked for; the same request_id runs the turn anew."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` that Isthmus sends, with the domain `isthmus`. The status code that goes with
@@ -178,4 +180,6 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 52
 """INTERNAL. A bug of ours; the message carries the trace id, never a traceback."""
 ERROR_REASON_CORRUPT: ErrorReason.ValueType  # 53
 """DATA_LOSS. Stored bytes cannot be read back."""
+ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 54
+"""INTERNAL. The reply is complete and has not the form that was asked for; the same request_id runs the turn anew."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/session/v1/message.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\"\x82\x01\n\x07Message\x12\x32\n\x04role\x18\x01 \x01(\x0e\x32\x18.isthmus.session.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x04text\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80@\x12\x18\n\x06\x61uthor\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\"\xa5\x05\n\x0eSamplingParams\x12+\n\x11max_output_tokens\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80@(\x01H\x00\x88\x01\x01\x12+\n\x0btemperature\x18\x02 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x00@-\x00\x00\x00\x00@\x01H\x01\x88\x01\x01\x12%\n\x05top_p\x18\x03 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x80?%\x00\x00\x00\x00@\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1f\n\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x04\"\x07r\x05 \x01(\x80\x02\x12\x1f\n\x05top_k\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80@(\x01H\x04\x88\x01\x01\x12%\n\x05min_p\x18\x07 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x80?-\x00\x00\x00\x00@\x01H\x05\x88\x01\x01\x12\x30\n\x10presence_penalty\x18\x08 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x00@-\x00\x00\x00\xc0@\x01H\x06\x88\x01\x01\x12\x31\n\x11\x66requency_penalty\x18\t \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x00@-\x00\x00\x00\xc0@\x01H\x07\x88\x01\x01\x12\x32\n\x12repetition_penalty\x18\n \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00 A%\x00\x00\x00\x00@\x01H\x08\x88\x01\x01\x12 \n\x08logprobs\x18\x0b \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x14(\x00H\t\x88\x01\x01\x12?\n\x11structured_output\x18\x0c \x01(\x0b\x32$.isthmus.session.v1.StructuredOutputB\x14\n\x12_max_output_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobs\"\xd4\x01\n\x10StructuredOutput\x12\"\n\x0bjson_schema\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06 \x02(\x80\x80\x04H\x00\x12\x1c\n\x05regex\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80\x01H\x00\x12?\n\x07\x63hoices\x18\x03 \x01(\x0b\x32,.isthmus.session.v1.StructuredOutput.ChoicesH\x00\x1a.\n\x07\x43hoices\x12#\n\x05texts\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x80\x02\"\x07r\x05 \x01(\x80\x08\x42\r\n\x04\x66orm\x12\x05\xbaH\x02\x08\x01\"c\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x33\n\tlikeliest\x18\x03 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/session/v1/message.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\"\x82\x01\n\x07Message\x12\x32\n\x04role\x18\x01 \x01(\x0e\x32\x18.isthmus.session.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x04text\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80@\x12\x18\n\x06\x61uthor\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\"\xd1\x05\n\x0eSamplingParams\x12+\n\x11max_output_tokens\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80@(\x01H\x00\x88\x01\x01\x12+\n\x0btemperature\x18\x02 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x00@-\x00\x00\x00\x00@\x01H\x01\x88\x01\x01\x12%\n\x05top_p\x18\x03 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x80?%\x00\x00\x00\x00@\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x1f\n\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x04\"\x07r\x05 \x01(\x80\x02\x12\x1f\n\x05top_k\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80@(\x01H\x04\x88\x01\x01\x12%\n\x05min_p\x18\x07 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x80?-\x00\x00\x00\x00@\x01H\x05\x88\x01\x01\x12\x30\n\x10presence_penalty\x18\x08 \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x00@-\x00\x00\x00\xc0@\x01H\x06\x88\x01\x01\x12\x31\n\x11\x66requency_penalty\x18\t \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00\x00@-\x00\x00\x00\xc0@\x01H\x07\x88\x01\x01\x12\x32\n\x12repetition_penalty\x18\n \x01(\x02\x42\x11\xbaH\x0e\n\x0c\x1d\x00\x00 A%\x00\x00\x00\x00@\x01H\x08\x88\x01\x01\x12 \n\x08logprobs\x18\x0b \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x14(\x00H\t\x88\x01\x01\x12?\n\x11structured_output\x18\x0c \x01(\x0b\x32$.isthmus.session.v1.StructuredOutput\x12*\n\x05tools\x18\r \x01(\x0b\x32\x1b.isthmus.session.v1.ToolUseB\x14\n\x12_max_output_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\x0b\n\t_logprobs\"\x89\x03\n\x07ToolUse\x12\x44\n\tfunctions\x18\x01 \x03(\x0b\x32$.isthmus.session.v1.ToolUse.FunctionB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x01\x12<\n\x06\x63hoice\x18\x02 \x01(\x0e\x32\".isthmus.session.v1.ToolUse.ChoiceB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\x07\x61llowed\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x0e\n\x06single\x18\x04 \x01(\x08\x1a\x85\x01\n\x08\x46unction\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[a-zA-Z0-9_-]{1,64}$\x12\x1e\n\x0b\x64\x65scription\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x1d\n\nparameters\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"F\n\x06\x43hoice\x12\x16\n\x12\x43HOICE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43HOICE_NONE\x10\x01\x12\x13\n\x0f\x43HOICE_REQUIRED\x10\x02\"\xd4\x01\n\x10StructuredOutput\x12\"\n\x0bjson_schema\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06 \x02(\x80\x80\x04H\x00\x12\x1c\n\x05regex\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06 \x01(\x80\x80\x01H\x00\x12?\n\x07\x63hoices\x18\x03 \x01(\x0b\x32,.isthmus.session.v1.StructuredOutput.ChoicesH\x00\x1a.\n\x07\x43hoices\x12#\n\x05texts\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x80\x02\"\x07r\x05 \x01(\x80\x08\x42\r\n\x04\x66orm\x12\x05\xbaH\x02\x08\x01\"c\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x33\n\tlikeliest\x18\x03 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,6 +58,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS'].fields_by_name['repetition_penalty']._serialized_options = b'\272H\016\n\014\035\000\000 A%\000\000\000\000@\001'
   _globals['_SAMPLINGPARAMS'].fields_by_name['logprobs']._loaded_options = None
   _globals['_SAMPLINGPARAMS'].fields_by_name['logprobs']._serialized_options = b'\272H\006\032\004\030\024(\000'
+  _globals['_TOOLUSE_FUNCTION'].fields_by_name['name']._loaded_options = None
+  _globals['_TOOLUSE_FUNCTION'].fields_by_name['name']._serialized_options = b'\272H\031r\0272\025^[a-zA-Z0-9_-]{1,64}$'
+  _globals['_TOOLUSE_FUNCTION'].fields_by_name['description']._loaded_options = None
+  _globals['_TOOLUSE_FUNCTION'].fields_by_name['description']._serialized_options = b'\272H\006r\004(\200\200\004'
+  _globals['_TOOLUSE_FUNCTION'].fields_by_name['parameters']._loaded_options = None
+  _globals['_TOOLUSE_FUNCTION'].fields_by_name['parameters']._serialized_options = b'\272H\006r\004(\200\200\004'
+  _globals['_TOOLUSE'].fields_by_name['functions']._loaded_options = None
+  _globals['_TOOLUSE'].fields_by_name['functions']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\001'
+  _globals['_TOOLUSE'].fields_by_name['choice']._loaded_options = None
+  _globals['_TOOLUSE'].fields_by_name['choice']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_TOOLUSE'].fields_by_name['allowed']._loaded_options = None
+  _globals['_TOOLUSE'].fields_by_name['allowed']._serialized_options = b'\272H\006\222\001\003\020\200\001'
   _globals['_STRUCTUREDOUTPUT_CHOICES'].fields_by_name['texts']._loaded_options = None
   _globals['_STRUCTUREDOUTPUT_CHOICES'].fields_by_name['texts']._serialized_options = b'\272H\021\222\001\016\010\001\020\200\002\"\007r\005 \001(\200\010'
   _globals['_STRUCTUREDOUTPUT'].oneofs_by_name['form']._loaded_options = None
@@ -66,16 +78,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STRUCTUREDOUTPUT'].fields_by_name['json_schema']._serialized_options = b'\272H\010r\006 \002(\200\200\004'
   _globals['_STRUCTUREDOUTPUT'].fields_by_name['regex']._loaded_options = None
   _globals['_STRUCTUREDOUTPUT'].fields_by_name['regex']._serialized_options = b'\272H\010r\006 \001(\200\200\001'
-  _globals['_ROLE']._serialized_start=1214
-  _globals['_ROLE']._serialized_end=1309
+  _globals['_ROLE']._serialized_start=1654
+  _globals['_ROLE']._serialized_end=1749
   _globals['_MESSAGE']._serialized_start=86
   _globals['_MESSAGE']._serialized_end=216
   _globals['_SAMPLINGPARAMS']._serialized_start=219
-  _globals['_SAMPLINGPARAMS']._serialized_end=896
-  _globals['_STRUCTUREDOUTPUT']._serialized_start=899
-  _globals['_STRUCTUREDOUTPUT']._serialized_end=1111
-  _globals['_STRUCTUREDOUTPUT_CHOICES']._serialized_start=1050
-  _globals['_STRUCTUREDOUTPUT_CHOICES']._serialized_end=1096
-  _globals['_TOKENLOGPROB']._serialized_start=1113
-  _globals['_TOKENLOGPROB']._serialized_end=1212
+  _globals['_SAMPLINGPARAMS']._serialized_end=940
+  _globals['_TOOLUSE']._serialized_start=943
+  _globals['_TOOLUSE']._serialized_end=1336
+  _globals['_TOOLUSE_FUNCTION']._serialized_start=1131
+  _globals['_TOOLUSE_FUNCTION']._serialized_end=1264
+  _globals['_TOOLUSE_CHOICE']._serialized_start=1266
+  _globals['_TOOLUSE_CHOICE']._serialized_end=1336
+  _globals['_STRUCTUREDOUTPUT']._serialized_start=1339
+  _globals['_STRUCTUREDOUTPUT']._serialized_end=1551
+  _globals['_STRUCTUREDOUTPUT_CHOICES']._serialized_start=1490
+  _globals['_STRUCTUREDOUTPUT_CHOICES']._serialized_end=1536
+  _globals['_TOKENLOGPROB']._serialized_start=1553
+  _globals['_TOKENLOGPROB']._serialized_end=1652
 # @@protoc_insertion_point(module_scope)

@@ -55,7 +55,9 @@ class Message(_message.Message):
     text: _builtins.str
     """At most 1 MiB of UTF-8. Longer texts belong into a document (`IngestDocument`)."""
     author: _builtins.str
-    """The speaker's name, if it matters to the model."""
+    """The speaker's name, if it matters to the model; of ROLE_TOOL the id of the call that it answers, which is not shown
+    to the model.
+    """
     pinned: _builtins.bool
     """A pinned message stays verbatim in every window."""
     def __init__(
@@ -92,6 +94,7 @@ class SamplingParams(_message.Message):
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     max_output_tokens: _builtins.int
     temperature: _builtins.float
     top_p: _builtins.float
@@ -111,6 +114,10 @@ class SamplingParams(_message.Message):
     def structured_output(self) -> Global___StructuredOutput:
         """The form that the reply must have."""
 
+    @_builtins.property
+    def tools(self) -> Global___ToolUse:
+        """The functions that the reply may call, beside or instead of a text."""
+
     def __init__(
         self,
         *,
@@ -126,10 +133,11 @@ class SamplingParams(_message.Message):
         repetition_penalty: _builtins.float | None = ...,
         logprobs: _builtins.int | None = ...,
         structured_output: Global___StructuredOutput | None = ...,
+        tools: Global___ToolUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "structured_output", b"structured_output", "temperature", b"temperature", "tools", b"tools", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_output_tokens", b"_max_output_tokens", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logprobs", b"logprobs", "max_output_tokens", b"max_output_tokens", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "structured_output", b"structured_output", "temperature", b"temperature", "tools", b"tools", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -173,6 +181,96 @@ class SamplingParams(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
+
+@_typing.final
+class ToolUse(_message.Message):
+    """Functions of the client's, and how the reply may call them. A call is a text within the reply:
+    `<tool_call>\\n{"name": "<name>", "arguments": {…}}\\n</tool_call>`. What they are for must stand in the window: this
+    only says what an engine keeps to, and what of the reply's text is a call. Who says what a function gave back adds a
+    message of ROLE_TOOL.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Choice:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ToolUse._Choice.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CHOICE_UNSPECIFIED: ToolUse._Choice.ValueType  # 0
+        """The model may call."""
+        CHOICE_NONE: ToolUse._Choice.ValueType  # 1
+        """It calls nothing: whatever the reply says is text."""
+        CHOICE_REQUIRED: ToolUse._Choice.ValueType  # 2
+        """The reply is one call or more, and nothing else. For engines that keep to a form."""
+
+    class Choice(_Choice, metaclass=_ChoiceEnumTypeWrapper): ...
+    CHOICE_UNSPECIFIED: ToolUse.Choice.ValueType  # 0
+    """The model may call."""
+    CHOICE_NONE: ToolUse.Choice.ValueType  # 1
+    """It calls nothing: whatever the reply says is text."""
+    CHOICE_REQUIRED: ToolUse.Choice.ValueType  # 2
+    """The reply is one call or more, and nothing else. For engines that keep to a form."""
+
+    @_typing.final
+    class Function(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        DESCRIPTION_FIELD_NUMBER: _builtins.int
+        PARAMETERS_FIELD_NUMBER: _builtins.int
+        STRICT_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        description: _builtins.str
+        parameters: _builtins.str
+        """A JSON schema of its arguments, as JSON text; any object where it is empty."""
+        strict: _builtins.bool
+        """Whether arguments keep to the schema, token by token; else they are any JSON object."""
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            description: _builtins.str = ...,
+            parameters: _builtins.str = ...,
+            strict: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters", "strict", b"strict"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FUNCTIONS_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    SINGLE_FIELD_NUMBER: _builtins.int
+    choice: Global___ToolUse.Choice.ValueType
+    single: _builtins.bool
+    """One call at most."""
+    @_builtins.property
+    def functions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolUse.Function]:
+        """At most 128 KiB of schemas and descriptions together."""
+
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of them that this reply may call; all where none is named."""
+
+    def __init__(
+        self,
+        *,
+        functions: _abc.Iterable[Global___ToolUse.Function] | None = ...,
+        choice: Global___ToolUse.Choice.ValueType = ...,
+        allowed: _abc.Iterable[_builtins.str] | None = ...,
+        single: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "choice", b"choice", "functions", b"functions", "single", b"single"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolUse: _TypeAlias = ToolUse  # noqa: Y015
 
 @_typing.final
 class StructuredOutput(_message.Message):

@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import fragment_pb2 as _fragment_pb2
 from isthmus.session.v1 import message_pb2 as _message_pb2
@@ -272,6 +273,23 @@ Global___ImportSessionRequest: _TypeAlias = ImportSessionRequest  # noqa: Y015
 class RunTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Truncation:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TruncationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RunTurnRequest._Truncation.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TRUNCATION_UNSPECIFIED: RunTurnRequest._Truncation.ValueType  # 0
+        """The window holds what fits, summaries in place of the rest, and the receipt names what it leaves out."""
+        TRUNCATION_DISABLED: RunTurnRequest._Truncation.ValueType  # 1
+        """FAILED_PRECONDITION WINDOW_OVERFLOW unless all of the session is in the window, word for word."""
+
+    class Truncation(_Truncation, metaclass=_TruncationEnumTypeWrapper): ...
+    TRUNCATION_UNSPECIFIED: RunTurnRequest.Truncation.ValueType  # 0
+    """The window holds what fits, summaries in place of the rest, and the receipt names what it leaves out."""
+    TRUNCATION_DISABLED: RunTurnRequest.Truncation.ValueType  # 1
+    """FAILED_PRECONDITION WINDOW_OVERFLOW unless all of the session is in the window, word for word."""
+
     @_typing.final
     class LabelsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -302,6 +320,7 @@ class RunTurnRequest(_message.Message):
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    TRUNCATION_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -318,6 +337,8 @@ class RunTurnRequest(_message.Message):
     """Whom the client runs the turn for, by a name of its own: who has limits of his own is told apart by it. No part of
     what makes a request the same.
     """
+    truncation: Global___RunTurnRequest.Truncation.ValueType
+    """What becomes of a session that is longer than the model's window."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
@@ -339,10 +360,11 @@ class RunTurnRequest(_message.Message):
         on_disconnect: _turn_pb2.OnDisconnect.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         user: _builtins.str = ...,
+        truncation: Global___RunTurnRequest.Truncation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015

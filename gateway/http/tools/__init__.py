@@ -1,0 +1,1 @@
+"""OpenAI's functions and forms over the contract's: what clients send of them, and what they read."""
