@@ -5,6 +5,7 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 """
 
 from services.config.access import AccessSettings
+from services.config.caches import CacheSettings
 from services.config.engines import OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
@@ -19,6 +20,7 @@ __all__ = [
     "ENV_CONFIG",
     "ENV_PREFIX",
     "AccessSettings",
+    "CacheSettings",
     "CompressorSettings",
     "ConfigError",
     "GatewaySettings",

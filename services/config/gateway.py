@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from services.config.access import AccessSettings
+from services.config.caches import CacheSettings
 from services.config.section import Section
 
 
@@ -13,6 +14,8 @@ class GatewaySettings(Section):
 
     # Who may call it.
     access: AccessSettings = AccessSettings()
+    # Answers that are kept to be given again.
+    caches: CacheSettings = CacheSettings()
     # Turns under way at once; one more is OVERLOADED.
     turns_count_max: int = Field(default=512, ge=1)
     # The longest a turn may take, whatever its caller's deadline.

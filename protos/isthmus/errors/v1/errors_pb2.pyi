@@ -91,6 +91,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A bug of ours; the message carries the trace id, never a traceback."""
     ERROR_REASON_CORRUPT: _ErrorReason.ValueType  # 53
     """DATA_LOSS. Stored bytes cannot be read back."""
+    ERROR_REASON_CONTENT_BLOCKED: _ErrorReason.ValueType  # 55
+    """FAILED_PRECONDITION. A check of the reply found what the mesh lets nobody read; metadata `check` and `kind`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` that Isthmus sends, with the domain `isthmus`. The status code that goes with
@@ -166,4 +168,6 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 52
 """INTERNAL. A bug of ours; the message carries the trace id, never a traceback."""
 ERROR_REASON_CORRUPT: ErrorReason.ValueType  # 53
 """DATA_LOSS. Stored bytes cannot be read back."""
+ERROR_REASON_CONTENT_BLOCKED: ErrorReason.ValueType  # 55
+"""FAILED_PRECONDITION. A check of the reply found what the mesh lets nobody read; metadata `check` and `kind`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

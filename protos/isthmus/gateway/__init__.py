@@ -1,0 +1,1 @@
+"""Generated from the protos of this folder by `make protos`."""
