@@ -24,7 +24,7 @@ import numpy as np
 from gateway.caches.entry import Entry
 from gateway.caches.index import Index, packed
 from gateway.caches.likeness import NAMES, features
-from gateway.caches.verify import APART, verify
+from gateway.caches.verify import APART, APART_STRICTLY, verify
 from gateway.caches.words import question
 from inference.embedders.static import StaticEmbedder
 from services.config import CacheSettings, InferenceSettings
@@ -127,7 +127,7 @@ def on_cache(pairs: Sequence[Pair], vectors: Vectors, settings: CacheSettings) -
     classes = Classes(pair for pair in pairs if pair.same)
     labels = {frozenset(pair[:2]): pair.same for pair in pairs}
     right = wrong = unjudged = repeated = 0
-    for hit in serve(kept, asked, vectors, settings, settings.strict_score_min):
+    for hit in serve(kept, asked, vectors, settings, settings.strict_score_min, strictly=True):
         one, other = asked[hit.asked], kept[hit.kept]
         if " ".join(one.casefold().split()) == " ".join(other.casefold().split()):
             repeated += 1
@@ -154,9 +154,9 @@ def on_intents(
     """A hit is right if both questions have the same intent."""
     figures: dict[str, Any] = {"kept / asked": f"{len(kept)} / {len(asked)}"}
     texts = [text for text, _ in kept]
-    hits = serve(texts, [text for text, _ in asked], vectors, settings, 0.0)
     for name, score_min in (("intent", settings.intent_score_min), ("strict", settings.strict_score_min)):
-        served = [hit for hit in hits if hit.score >= score_min]
+        strictly = name == "strict"
+        served = serve(texts, [text for text, _ in asked], vectors, settings, score_min, strictly=strictly)
         right = sum(asked[hit.asked][1] == kept[hit.kept][1] for hit in served)
         share = len(served) / len(asked)
         precision = right / max(1, len(served))
@@ -165,7 +165,13 @@ def on_intents(
 
 
 def serve(
-    kept: Sequence[str], asked: Sequence[str], vectors: Vectors, settings: CacheSettings, score_min: float
+    kept: Sequence[str],
+    asked: Sequence[str],
+    vectors: Vectors,
+    settings: CacheSettings,
+    score_min: float,
+    *,
+    strictly: bool,
 ) -> list[Hit]:
     """What the cache would give to each question: of the nearest, the one that is verified best."""
     index = Index()
@@ -174,7 +180,7 @@ def serve(
     hits = []
     for number, vector in enumerate(vectors(asked)):
         near = index.near(packed(vector.tobytes()), "static", settings.candidates_count_max, COSINE_MIN)
-        scored = [(verify(asked[number], entry.question, cosine).score, entry.id) for entry, cosine in near]
+        scored = [(verify(asked[number], entry.question, cosine, strictly=strictly).score, entry.id) for entry, cosine in near]
         score, entry_id = max(scored, default=(0.0, ""))
         if entry_id and score > 0 and score >= score_min:
             hits.append(Hit(number, int(entry_id), score))
@@ -195,7 +201,7 @@ def fit(pairs: Sequence[Pair], intents: Sequence[tuple[str, str]], vectors: Vect
     for fold in range(_FOLDS):
         weights = _regressed(rows[usable & (folds != fold)], same[usable & (folds != fold)])
         scores[folds == fold] = 1 / (1 + np.exp(-rows[folds == fold] @ weights))
-    scores[~usable] = 0.0
+    scores[~usable | rows[:, [NAMES.index(name) for name in APART_STRICTLY]].any(axis=1)] = 0.0
     weights = _regressed(rows[usable], same[usable])
     text = {name: round(float(weight), 5) for name, weight in zip(NAMES, weights, strict=True)}
     WEIGHTS.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
@@ -219,7 +225,7 @@ def _least_intents(intents: Sequence[tuple[str, str]], vectors: Vectors) -> dict
     """Every fourth question of what is kept is asked of the others."""
     asked = intents[::4]
     kept = [each for number, each in enumerate(intents) if number % 4]
-    hits = serve([text for text, _ in kept], [text for text, _ in asked], vectors, CacheSettings(), 0.0)
+    hits = serve([text for text, _ in kept], [text for text, _ in asked], vectors, CacheSettings(), 0.0, strictly=False)
     hits.sort(key=lambda hit: -hit.score)
     told = {}
     for share in (0.25, 0.3, 0.33, 0.35, 0.4):

@@ -13,7 +13,7 @@ NAMES: Final = (
     "bias", "cosine", "cosine_80", "cosine_90", "cosine_95", "jaccard", "cover_least", "cover_most", "unmatched", "replaced", "added",
     "bigrams", "sequence", "reordered", "asks_differ", "asks_missing", "names_unmatched", "person_differs",
     "modal_differs", "degree_differs", "length", "length_ratio", "same_content", "same_tokens", "spelling",
-    "numbers", "negation", "opposed", "name_swap", "pronoun3", "relations", "points_out", "unmatched_tokens", "swapped",
+    "numbers", "negation", "opposed", "name_swap", "pronoun3", "relations", "points_out", "unmatched_tokens", "swapped", "repeated",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def features(one: Question, other: Question, cosine: float) -> list[float]:
         float(one.points_out or other.points_out),
         min(4, len(set(one.tokens) ^ set(other.tokens))) / 4,
         float(not left and not right and _reordered(one.content, other.content)),
+        float(not left and not right and len(one.content) != len(other.content)),
     ]
 
 

@@ -26,6 +26,17 @@ APART: Final = {
     "swapped": "order",
     "points_out": "points_out",
 }
+# What makes two of open questions, where it may be another way of saying the same on one narrow field.
+APART_STRICTLY: Final = APART | {
+    "asks_differ": "kind_of_question",
+    "asks_missing": "kind_of_question",
+    "person_differs": "person",
+    "modal_differs": "mood",
+    "degree_differs": "degree",
+    "relations": "relations",
+    "names_unmatched": "names",
+    "repeated": "words",
+}
 UNLIKE: Final = "unlike"
 _WEIGHTS: Final = Path(__file__).parent / "weights.json"
 
@@ -38,12 +49,13 @@ class Verdict:
     apart: str = ""
 
 
-def verify(one: str, other: str, cosine: float) -> Verdict:
+def verify(one: str, other: str, cosine: float, *, strictly: bool = True) -> Verdict:
     """The verdict on two questions whose vectors have this cosine; the same whichever comes first."""
+    names = APART_STRICTLY if strictly else APART
     found = features(question(one), question(other), cosine)
     for name, value in zip(NAMES, found, strict=True):
-        if value and name in APART:
-            return Verdict(0.0, APART[name])
+        if value and name in names:
+            return Verdict(0.0, names[name])
     logit = sum(weight * value for weight, value in zip(weights(), found, strict=True))
     return Verdict(1 / (1 + exp(-max(-40.0, min(40.0, logit)))))
 

@@ -24,7 +24,7 @@ _PHRASES: Final = [
     for pattern, by in (
         (r"\bwhat (?:is|are|will be|would be) (?:the |some |some of the |your |an? )?(?:best |good |easiest |possible |most effective |effective )*(?:ways?|methods?|steps?) (?:to|of|for|in which)\b", "how to"),
         (r"\bin (?:what|which) ways? (?:do|can|should|could|does|is|are)\b", "how to"),
-        (r"\bhow (?:do|can|could|should|would|might|will|shall|must|does|did) (?:i|you|we|one|someone|anyone|somebody|a person|people|they) (?:best |actually |really )*", "how to "),
+        (r"\bhow (?:do|can|could|should|might|does) (?:i|you|we|one|someone|anyone|somebody|a person|people|they) (?:best |actually |really )*", "how to "),
         (r"\bwhat (?:should|can|could|must|do|would) (?:i|you|we|one|someone) (?:have to |need to )?do (?:to|in order to|so that i can)\b", "how to"),
         (r"\bhow (?:is|are) (?:it|there) possible\b", "how to"),
         (r"\bin order to\b", "to"),
@@ -69,9 +69,9 @@ _FUNCTION: Final = frozenset(
     """a an the of in on at by for to with from as into about over under between through during against and or but if
     then so because while is are was were be been being am do does did done have has had having will would shall should
     can could may might must i me my mine myself you your yours yourself we us our ours ourselves they them their theirs
-    he him his she her hers it its this that these those there here some any such very too also just even ever please
-    there's what which who whom whose when where why how s t d ll re ve m get got like than much many more most out up
-    off possible someone anyone one thing way still yet now really actually need want know hi hello thanks thank""".split()
+    he him his she her hers it its this that these those there here some any such very too also just please
+    what which who whom whose when where why how s t d ll re ve m possible someone anyone one thing way
+    really actually hi hello thanks thank""".split()
 )
 _ASKS: Final = {"whom": "who", "which": "what"} | {w: w for w in ("how", "why", "when", "where", "who", "whose", "what")}
 _MEASURES: Final = frozenset(("many", "much", "long", "old", "often", "far", "big", "tall", "good", "bad", "fast", "soon"))
@@ -91,7 +91,7 @@ _PERSONS: Final = {
 _DEGREES: Final = frozenset(("best", "worst", "most", "least", "top", "greatest", "easiest", "fastest", "biggest", "largest",
     "smallest", "highest", "lowest", "cheapest", "hardest", "only", "first", "last", "next", "latest"))  # fmt: skip
 # Words of place and direction, which are no content and change it.
-_RELATIONS: Final = frozenset("from without before after between against over under above below off into during until since per than versus vs via except by about".split())
+_RELATIONS: Final = frozenset("in on at up out off from without before after between against over under above below off into during until since per than versus vs via except by about".split())
 # What is asked about lies outside of the text: a picture, the line above, the day on which it is asked.
 _POINTS_OUT: Final = re.compile(
     r"\b(?:this|these|the following|the above|following|attached|below|above)\b(?! (?:year|month|week|morning))|\b(?:today|tonight|tomorrow|yesterday|right now|at the moment|currently|latest|recent|recently|this (?:year|month|week|morning)|last (?:night|week|month|year))\b"
@@ -150,11 +150,13 @@ def question(text: str) -> Question:
         asked = pattern.sub(by, asked)
     words = [word for word in _WORD.findall(asked) if word[0].isalnum()]
     plain = [word for word in _WORD.findall(flat) if word[0].isalnum()]
+    # At the end it is the verb itself: what a thing does is not what it is.
+    acts = [words[-1]] if words and words[-1] in ("do", "does") else []
     numbers = [_NUMBERS.get(word, word) for word in words if _has_digit(word) or word in _NUMBERS]
     content = [_stem(word) for word in words if word not in _FUNCTION and word not in _NUMBERS and not _has_digit(word)]
     return Question(
         tokens=tuple(words),
-        content=tuple(word for word in content if word),
+        content=tuple(word for word in [*content, *acts] if word),
         numbers=frozenset(numbers),
         names=names,
         asks=_asks(words),
