@@ -6,14 +6,19 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
 
+from isthmus.gateway.v1 import cache_service_pb2, cache_service_pb2_grpc
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
 from gateway.access.rpc import admitting
 from gateway.backend import Backend
+from gateway.caches.caches import Caches
+from gateway.caches.keeper import Keeper
+from gateway.caches.service import CacheServicer
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
+from gateway.models.embedding import Embedding
 from gateway.models.replicas import Replicas
 from gateway.service import SessionServicer
 from gateway.shards import Shards
@@ -24,6 +29,7 @@ from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
 from services.router import INFERENCE, STORE, Router
 from services.rpc import Channels, GrpcServer
+from services.valkey import Client
 
 # A draining gateway still lets those turns be cancelled that it waits for.
 CANCEL_TURN: Final = "/isthmus.session.v1.SessionService/CancelTurn"
@@ -75,7 +81,7 @@ class GatewayRoom:
         await view.start()
         self._closing.push_async_callback(view.stop)
         forgetting = Forgetting(view, channels, settings.gateway)
-        await self._serve(view, Router(view, channels, settings.membership), forgetting)
+        await self._serve(view, Router(view, channels, settings.membership), forgetting, connection)
         member = Member(self._context.member_id, self.name, self._server.address)
         announcer = Announcer(connection, settings.membership, member, self._context.lifecycle)
         await announcer.start()
@@ -92,18 +98,27 @@ class GatewayRoom:
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
-    async def _serve(self, view: View, router: Router, forgetting: Forgetting) -> None:
+    async def _serve(self, view: View, router: Router, forgetting: Forgetting, valkey: Client) -> None:
         settings = self._settings
         shards = Shards(router, settings.gateway)
         replicas = Replicas(view, router, settings.gateway)
         driven = DrivenTurns()
-        backend = Backend(shards, replicas, driven, forgetting, settings)
-        turns = TurnDriver(shards, replicas, driven, settings.gateway)
+        caches = Caches(
+            Keeper(valkey, settings.gateway.caches), Embedding(replicas, settings.gateway), settings.gateway.caches
+        )
+        self._closing.push_async_callback(caches.aclose)
+        backend = Backend(shards, replicas, driven, forgetting, settings, caches)
+        turns = TurnDriver(shards, replicas, driven, settings.gateway, caches)
         self._closing.push_async_callback(turns.ended)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,
             SessionServicer(backend, turns),
             session_service_pb2.DESCRIPTOR,
+        )
+        self._server.add(
+            cache_service_pb2_grpc.add_CacheServiceServicer_to_server,
+            CacheServicer(caches, backend),
+            cache_service_pb2.DESCRIPTOR,
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)

@@ -81,7 +81,11 @@ TABLE: Final = (
 # Asked by probes, scrapers and generators of clients, who have no key; none of it is a tenant's.
 OPEN_PATHS: Final = ("/healthz", "/metrics", "/schema")
 
-_RPCS: Final = {SERVICE + name: row.scope for row in TABLE for name in row.rpcs}
+_CACHES: Final = "/isthmus.gateway.v1.CacheService/"
+_RPCS: Final = {SERVICE + name: row.scope for row in TABLE for name in row.rpcs} | {
+    _CACHES + "GetCacheReport": Scope.SESSIONS_READ,
+    _CACHES + "MarkWrong": Scope.TURNS,
+}
 _ROUTES: Final = {route: row.scope for row in TABLE for route in row.routes}
 
 

@@ -13,6 +13,8 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
+from gateway.caches.caches import Caches
+from gateway.caches.serving import ServedReply
 from gateway.models.replicas import Replicas
 from gateway.turn import lease
 from gateway.turn.calls import Errand, TurnCalls, lease_of
@@ -39,6 +41,7 @@ class Drive:
         driven: DrivenTurns,
         background: Background,
         settings: GatewaySettings,
+        caches: Caches,
     ) -> None:
         self._calls = calls
         self._background = background
@@ -47,7 +50,8 @@ class Drive:
         self._errand = errand
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
-        self._reply = ReplyStream(errand, replicas, settings, self._ledger, self._stop)
+        replies = ReplyStream(errand, replicas, settings, self._ledger, self._stop)
+        self._reply = ServedReply(errand, replies, caches, self._ledger, settings.caches)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
         self._committing = False
@@ -122,6 +126,7 @@ class Drive:
     async def _committed(self) -> tuple[Event, Sequence[turn_pb2.Hop]]:
         receipt = self._ledger.receipt(time.monotonic(), self._manifest.report, current_trace_id())
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt)
+        await self._reply.committed(committed.turn.name)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)
         # Else the turn as it is stored: every caller of the request gets the same one.

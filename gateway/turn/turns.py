@@ -16,6 +16,7 @@ from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
 from gateway.bounds import check_messages
+from gateway.caches.caches import Caches
 from gateway.identity import new_id, turn_digest
 from gateway.metrics import TurnMetrics
 from gateway.models.replicas import Replicas
@@ -44,12 +45,14 @@ class TurnDriver:
         replicas: Replicas,
         driven: DrivenTurns,
         settings: GatewaySettings,
+        caches: Caches,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._shards = shards
         self._replicas = replicas
         self._driven = driven
         self._settings = settings
+        self._caches = caches
         self._random_bytes = random_bytes
         self.metrics = TurnMetrics()
         self._background = Background()
@@ -146,7 +149,7 @@ class TurnDriver:
 
     async def _limits(self, model: str, until: float) -> ModelLimits:
         async def find() -> ModelLimits:
-            return self._replicas.limits(model)
+            return self._replicas.limits(model, last_known=self._settings.caches.serve_when_down)
 
         seconds = min(self._settings.upstream_wait_ms_max / 1000, until - time.monotonic())
         return await retrying(find, self._settings, seconds)
@@ -158,7 +161,7 @@ class TurnDriver:
         while True:
             opened, leg = await self._open(calls)
             if opened.outcome in _DRIVES:
-                drive = Drive(errand, calls, self._replicas, self._driven, self._background, self._settings)
+                drive = Drive(errand, calls, self._replicas, self._driven, self._background, self._settings, self._caches)
                 try:
                     async with aclosing(drive.events(opened, leg)) as events:
                         async for event in events:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
+from services.cli.cache_app import cache_app
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
 from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
 from services.cli.tenants_app import tenants_app
@@ -37,6 +38,7 @@ shards_app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(tenants_app, name="tenants")
+app.add_typer(cache_app, name="cache")
 
 
 @app.callback(invoke_without_command=True)

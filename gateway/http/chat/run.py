@@ -12,6 +12,7 @@ import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import message_pb2, session_service_pb2
 
+from gateway.http.caching import headers_of
 from gateway.http.chat import bookmarks
 from gateway.http.chat.chunks import ChatChunks, completion
 from gateway.http.chat.history import History
@@ -40,6 +41,7 @@ class ChatRequest:
     history: History
     metadata: dict[str, str] | None
     key: str
+    cache: session_service_pb2.CachePolicy | None = None
 
     @property
     def erases(self) -> bool:
@@ -56,6 +58,8 @@ class ChatRun:
         self._received_at = received_at
         self._recall = Recall(edge, request.history, request.metadata, request.key)
         self._params = sampling(request.body)
+        # Of the answer, once it is there.
+        self.headers: dict[str, str] = {}
 
     async def answer(self) -> ChatCompletion:
         """The whole completion, once it is durable."""
@@ -64,6 +68,7 @@ class ChatRun:
             async for event in events:
                 logprobs += event.delta.logprobs
                 if event.HasField("done"):
+                    self.headers = headers_of(event.done.turn.receipt)
                     return completion(_name(event.done.turn.name), event.done.turn, logprobs)
         raise IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, "the turn ended without an answer")
 
@@ -141,6 +146,7 @@ class ChatRun:
             messages=place.batches[-1],
             params=self._params,
             model=self._request.body.model,
+            cache=self._request.cache,
         )
 
     async def _settle(self, place: Place, done: Event.Done) -> None:
