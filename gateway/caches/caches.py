@@ -156,9 +156,7 @@ class Caches:
             return None
         return await self._like(question, question.asked, question.use.score_min, stale)
 
-    async def _like(
-        self, question: Question, asked: Asked, score_min: float, stale: bool
-    ) -> CachedReply | None:
+    async def _like(self, question: Question, asked: Asked, score_min: float, stale: bool) -> CachedReply | None:
         """The answer to another question that asks the same."""
         await self._embed(question, asked)
         like = question.place
@@ -191,9 +189,7 @@ class Caches:
         entry = Entry(question.place.id, turn, self._keeper.now_ms())
         if question.asked is not None:
             await self._embed(question, question.asked)
-            entry = Entry(
-                entry.id, turn, entry.create_ms, question.asked.question, question.embedder, question.vector
-            )
+            entry = Entry(entry.id, turn, entry.create_ms, question.asked.question, question.embedder, question.vector)
         if await self._keeper.keep(question.place, entry, text, question.errand.session):
             self._count(question.errand.tenant, "kept")
 

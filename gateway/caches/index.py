@@ -33,7 +33,7 @@ class Index:
         self.__init__()  # type: ignore[misc]
 
     def put(self, entry: Entry) -> None:
-        """The entry, in place of one that had its id; one without a vector, or of another embedder, is found by none."""
+        """The entry, in place of one that had its id; one without a vector, or of another embedder, is not found."""
         self.remove(entry.id)
         if not entry.vector:
             return

@@ -1,8 +1,8 @@
 """Cached answers in Valkey, the same for every gateway and kept over restarts.
 
-All keys of a scope share the slot of `{cache/<tenant>/<scope>}`: `entries` and `answers` by id, `used` by time, `changes`
-by version (so that a gateway reads on from where it was), `state`, and `wrong`. Those of a tenant share that of
-`{cache/<tenant>}`: its scopes by time, the entries that a session's replies are in, and counts. Every key has a TTL.
+All keys of a scope share the slot of `{<tenant>/<scope>}`: `entries` and `answers` by id, `used` by time,
+`changes` by version (so that a gateway reads on from where it was), `state`, and `wrong`. Those of a tenant share that
+of `{<tenant>}`: its scopes by time, the entries that a session's replies are in, and counts. Every key has a TTL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from services.config import CacheSettings
 from services.valkey import Client, Script, command
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
-_KEEP, _READ, _TAKE, _DROP, _NOTE = (Script(_SCRIPTS / f"{name}.lua") for name in ("keep", "read", "take", "drop", "note"))
+_KEEP, _READ, _TAKE, _DROP, _NOTE = (
+    Script(_SCRIPTS / f"{name}.lua") for name in ("keep", "read", "take", "drop", "note")
+)
 _PAGE_COUNT: Final = 500
 # Of one report: what is beyond is counted at the next one, when older scopes have gone.
 _SCOPES_COUNTED_MAX: Final = 10_000
@@ -149,7 +151,7 @@ class Keeper:
 
 
 def _keys(place: Place, *names: str) -> list[str]:
-    return [f"isthmus:{{cache/{place.tenant}/{place.scope}}}:{name}" for name in names]
+    return [f"isthmus:cache:{{{place.tenant}/{place.scope}}}:{name}" for name in names]
 
 
 def _all(place: Place) -> list[str]:
@@ -157,4 +159,4 @@ def _all(place: Place) -> list[str]:
 
 
 def _of_tenant(tenant: str, name: str) -> str:
-    return f"isthmus:{{cache/{tenant}}}:{name}"
+    return f"isthmus:cache:{{{tenant}}}:{name}"

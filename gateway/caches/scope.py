@@ -82,7 +82,9 @@ def asked(manifest: window_pb2.Manifest, question_bytes_max: int) -> Asked | Non
 
 def pair(one: str, other: str) -> str:
     """The name of two questions together, whichever comes first; case and spacing do not tell them apart."""
-    digests = sorted(blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest() for text in (one, other))
+    digests = sorted(
+        blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest() for text in (one, other)
+    )
     return blake2b(b"".join(digests), digest_size=_DIGEST_BYTES).hexdigest()
 
 

@@ -2,7 +2,8 @@
 
 First what alone makes them two: other numbers, a name for a name, a word for its opposite, a negation, the same words
 the other way round, or something that is pointed at and not told. Then a logistic regression over `likeness.NAMES`,
-whose weights are in `weights.json` (made by `benchmarks/semantic_cache.py --fit`).
+whose weights are in `weights.json`: `strict` from open questions, `intent` from those of one help desk
+(made by `benchmarks/semantic_cache.py --fit`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _WEIGHTS: Final = Path(__file__).parent / "weights.json"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How sure it is that both ask the same, from 0 to 1; and what tells them apart, empty for nothing in particular."""
+    """How sure it is that both ask the same, from 0 to 1; and what tells them apart, if anything does by itself."""
 
     score: float
     apart: str = ""
@@ -56,12 +57,13 @@ def verify(one: str, other: str, cosine: float, *, strictly: bool = True) -> Ver
     for name, value in zip(NAMES, found, strict=True):
         if value and name in names:
             return Verdict(0.0, names[name])
-    logit = sum(weight * value for weight, value in zip(weights(), found, strict=True))
+    level = weights("strict" if strictly else "intent")
+    logit = sum(weight * value for weight, value in zip(level, found, strict=True))
     return Verdict(1 / (1 + exp(-max(-40.0, min(40.0, logit)))))
 
 
-@lru_cache(maxsize=1)
-def weights() -> tuple[float, ...]:
+@lru_cache(maxsize=2)
+def weights(level: str) -> tuple[float, ...]:
     """One for each of NAMES."""
-    kept = json.loads(_WEIGHTS.read_text(encoding="utf-8"))
+    kept = json.loads(_WEIGHTS.read_text(encoding="utf-8"))[level]
     return tuple(float(kept[name]) for name in NAMES)

@@ -161,7 +161,9 @@ class TurnDriver:
         while True:
             opened, leg = await self._open(calls)
             if opened.outcome in _DRIVES:
-                drive = Drive(errand, calls, self._replicas, self._driven, self._background, self._settings, self._caches)
+                drive = Drive(
+                    errand, calls, self._replicas, self._driven, self._background, self._settings, self._caches
+                )
                 try:
                     async with aclosing(drive.events(opened, leg)) as events:
                         async for event in events:

@@ -16,7 +16,7 @@ class CacheSettings(Section):
     exact: Literal["off", "on"] = "off"
     # Models whose answers are also given to questions that ask the same ("*": all), and how sure that has to be:
     # `strict` for open questions, `intent` where questions are of one narrow field, as of a help desk.
-    semantic: dict[str, Literal["strict", "intent"]] = {}
+    semantic: dict[str, Literal["strict", "intent"]] = Field(default_factory=dict)
     # The least that the verification has to be sure by, for each of the two.
     strict_score_min: float = Field(default=0.9, ge=0, le=1)
     intent_score_min: float = Field(default=0.72, ge=0, le=1)

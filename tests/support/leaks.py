@@ -20,6 +20,7 @@ _INDEX: Final = re.compile(r"isthmus:(touched|due):\{[0-9a-f]{2}\}")
 _TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)")
 _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
 _API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
+_CACHES: Final = re.compile(r"isthmus:cache:\{[^{}]+\}:\w+(:[\w-]+)?")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
 # The keys of docket, below the name of its queue.
@@ -98,12 +99,16 @@ def _api_keys(key: str, _: Census) -> str | None:
     return "API keys" if _API_KEYS.fullmatch(key) else None
 
 
+def _caches(key: str, _: Census) -> str | None:
+    return "cached answers" if _CACHES.fullmatch(key) else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
 
 
-RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _api_keys, _jobs)
+RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _api_keys, _caches, _jobs)
 
 
 def leaks(all_: Census, foreign: Iterable[str] = ()) -> list[str]:
