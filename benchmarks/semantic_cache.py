@@ -282,7 +282,8 @@ def _row(one: str, other: str, cosine: float) -> list[float]:
 
 def _cosines(pairs: Sequence[Pair], vectors: Vectors) -> Matrix:
     ones, others = vectors([pair.one for pair in pairs]), vectors([pair.other for pair in pairs])
-    return np.minimum((ones * others).sum(axis=1).astype(np.float64), 1.0)
+    cosines: Matrix = np.minimum((ones * others).sum(axis=1).astype(np.float64), 1.0)
+    return cosines
 
 
 def _told(served: np.ndarray[Any, Any], same: np.ndarray[Any, Any]) -> str:

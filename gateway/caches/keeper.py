@@ -16,7 +16,7 @@ from typing import Final
 from gateway.caches.entry import Entry, decode, encode
 from gateway.caches.index import Index
 from services.config import CacheSettings
-from services.valkey import Client, Script, command
+from services.valkey import Argument, Client, Script, command
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
 _KEEP, _READ, _TAKE, _DROP, _NOTE = (
@@ -75,7 +75,7 @@ class Keeper:
         now, settings = self.now_ms(), self._settings
         # Noted first: what is kept is found by an erasure of its session, whenever the gateway dies.
         noting = [_of_tenant(place.tenant, "scopes"), _of_tenant(place.tenant, f"of:{session}")]
-        arguments = [place.scope, place.name, now, settings.ttl_ms, settings.scopes_count_max]
+        arguments: list[Argument] = [place.scope, place.name, now, settings.ttl_ms, settings.scopes_count_max]
         for scope in await _NOTE(self._valkey, noting, arguments):
             await self._drop_scope(Place(place.tenant, scope.decode(), ""))
         kept = await _KEEP(
@@ -88,7 +88,7 @@ class Keeper:
     async def drop(self, place: Place, wrong: str = "") -> bool:
         """Drops the entry everywhere; `wrong` is what must not be given again. Whether it was there."""
         settings = self._settings
-        arguments = [place.id, self.now_ms(), settings.ttl_ms, wrong, settings.wrong_count_max]
+        arguments: list[Argument] = [place.id, self.now_ms(), settings.ttl_ms, wrong, settings.wrong_count_max]
         return bool(await _DROP(self._valkey, _all(place), arguments))
 
     async def forget(self, tenant: str, session: str) -> int:

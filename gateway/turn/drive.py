@@ -21,6 +21,7 @@ from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
+from gateway.validation.serving import CheckedReply, Checks
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.telemetry import current_trace_id
@@ -42,6 +43,7 @@ class Drive:
         background: Background,
         settings: GatewaySettings,
         caches: Caches,
+        checks: Checks,
     ) -> None:
         self._calls = calls
         self._background = background
@@ -51,7 +53,8 @@ class Drive:
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
         replies = ReplyStream(errand, replicas, settings, self._ledger, self._stop)
-        self._reply = ServedReply(errand, replies, caches, self._ledger, settings.caches)
+        served = ServedReply(errand, replies, caches, self._ledger, settings.caches)
+        self._reply = CheckedReply(served, self._ledger, checks)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
         self._committing = False

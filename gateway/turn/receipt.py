@@ -50,6 +50,7 @@ class Ledger:
         self._paused_at: float | None = None
         # What is known of the next replica before it has the window.
         self._lost: turn_pb2.Continuation | None = None
+        self._findings: Sequence[turn_pb2.Finding] = ()
         self._cache: turn_pb2.CacheUse | None = None
         self._durability: turn_pb2.DurabilityReport | None = None
 
@@ -107,6 +108,10 @@ class Ledger:
         self._cache, self._model = use, model
         self._first_text_at = self._last_text_at = at
 
+    def found(self, findings: Sequence[turn_pb2.Finding]) -> None:
+        """What checks of the reply have found."""
+        self._findings = findings
+
     def lost(self, at: float, emitted_tokens: int, reason: errors_pb2.ErrorReason.ValueType) -> None:
         """The replica's stream broke when the reply had so many tokens; another one is to go on."""
         self._resumed(at)
@@ -143,6 +148,7 @@ class Ledger:
             placement=self._placement,
             continuations=self._continuations,
             cache=self._cache,
+            findings=self._findings,
         )
 
     def _resumed(self, at: float) -> None:

@@ -28,6 +28,7 @@ from gateway.turn.calls import CALLER_GONE, Errand, TurnCalls, lease_of
 from gateway.turn.drive import Drive, Event, accepted
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.receipt import Leg
+from gateway.validation.serving import Checks
 from services.config import GatewaySettings
 from services.errors import IsthmusError, reason_name
 from services.rpc.deadlines import remaining_s
@@ -53,6 +54,7 @@ class TurnDriver:
         self._driven = driven
         self._settings = settings
         self._caches = caches
+        self._checks = Checks(settings.validation)
         self._random_bytes = random_bytes
         self.metrics = TurnMetrics()
         self._background = Background()
@@ -162,7 +164,14 @@ class TurnDriver:
             opened, leg = await self._open(calls)
             if opened.outcome in _DRIVES:
                 drive = Drive(
-                    errand, calls, self._replicas, self._driven, self._background, self._settings, self._caches
+                    errand,
+                    calls,
+                    self._replicas,
+                    self._driven,
+                    self._background,
+                    self._settings,
+                    self._caches,
+                    self._checks,
                 )
                 try:
                     async with aclosing(drive.events(opened, leg)) as events:

@@ -14,6 +14,7 @@ from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
 from services.config.supervisor import SupervisorSettings
+from services.config.validation import ValidationSettings
 from services.config.valkey import ValkeySettings
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SupervisorSettings",
     "TelemetrySettings",
     "TieringSettings",
+    "ValidationSettings",
     "ValkeySettings",
     "VllmSettings",
     "load_settings",

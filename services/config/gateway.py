@@ -7,6 +7,7 @@ from pydantic import Field
 from services.config.access import AccessSettings
 from services.config.caches import CacheSettings
 from services.config.section import Section
+from services.config.validation import ValidationSettings
 
 
 class GatewaySettings(Section):
@@ -16,6 +17,8 @@ class GatewaySettings(Section):
     access: AccessSettings = AccessSettings()
     # Answers that are kept to be given again.
     caches: CacheSettings = CacheSettings()
+    # What replies are checked for.
+    validation: ValidationSettings = ValidationSettings()
     # Turns under way at once; one more is OVERLOADED.
     turns_count_max: int = Field(default=512, ge=1)
     # The longest a turn may take, whatever its caller's deadline.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc.aio
 import httpx
@@ -33,10 +34,11 @@ async def cached(quick: Settings) -> AsyncIterator[Mesh]:
         yield mesh
 
 
-async def ask(client: Client, session: str, text: str, *, system: str = "", **fields: object) -> turn_pb2.Turn:
+async def ask(client: Client, session: str, text: str, *, system: str = "", **fields: Any) -> turn_pb2.Turn:
     """A turn at temperature 0 on a session of its own, unless `params` say otherwise."""
     await client.create(session)
-    request = turn_request(session, text, **({"params": FIXED} | fields))
+    fields.setdefault("params", FIXED)
+    request = turn_request(session, text, **fields)
     if system:
         request.messages.insert(0, message_pb2.Message(role=message_pb2.ROLE_SYSTEM, text=system))
     return await client.turn(request)

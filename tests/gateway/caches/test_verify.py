@@ -11,10 +11,29 @@ from gateway.caches.verify import APART, APART_STRICTLY, verify, weights
 from gateway.caches.words import question
 
 NEAR = 0.97
-QUESTION = st.text(
-    st.sampled_from("abc ABC 123 not the how what my is can't?.,'ßΩ漢\n"), max_size=60
-) | st.lists(
-    st.sampled_from("how what is the best way to learn Python Java not in 2015 2016 my your card block?".split()),
+QUESTION = st.text(st.sampled_from("abc ABC 123 not the how what my is can't?.,'ßΩ漢\n"), max_size=60) | st.lists(
+    st.sampled_from(
+        [
+            "how",
+            "what",
+            "is",
+            "the",
+            "best",
+            "way",
+            "to",
+            "learn",
+            "Python",
+            "Java",
+            "not",
+            "in",
+            "2015",
+            "2016",
+            "my",
+            "your",
+            "card",
+            "block?",
+        ]
+    ),
     max_size=12,
 ).map(" ".join)
 
