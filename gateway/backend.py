@@ -23,6 +23,7 @@ from isthmus.session.v1 import (
 )
 
 from gateway.bounds import check_messages
+from gateway.caches.caches import Caches
 from gateway.forgetting import Forgetting
 from gateway.identity import messages_digest, new_id
 from gateway.models.embedding import Embedded, Embedding
@@ -53,6 +54,7 @@ class Backend:
         driven: DrivenTurns,
         forgetting: Forgetting,
         settings: Settings,
+        caches: Caches,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._shards = shards
@@ -63,6 +65,7 @@ class Backend:
         self._settings = settings
         # What else is kept of sessions, and goes with them.
         self.erasing: list[Callable[[str, str], Awaitable[None]]] = []
+        self._caches = caches
         self._random_bytes = random_bytes
 
     async def create_session(
@@ -105,6 +108,8 @@ class Backend:
         """Erases the session, with the copies that any member has; ETAG_MISMATCH if an etag is given and stale."""
         request = store.DeleteSessionRequest(key=_key(tenant, session_id), etag=etag)
         until = self._until()
+        # First, so that a deletion that is tried again finds them, too.
+        await self._caches.forget(tenant, session_id)
         receipt = await self._shards.call_once(
             lambda stub: stub.DeleteSession, tenant, session_id, request, until=until
         )
@@ -201,6 +206,7 @@ class Backend:
         """Erases a fragment's content; its sequence number stays used."""
         request = store.DeleteFragmentRequest(key=_key(tenant, session_id), sequence=sequence)
         until = self._until()
+        await self._caches.forget(tenant, session_id)
         await self._shards.call(lambda stub: stub.DeleteFragment, tenant, session_id, request, until=until)
 
     async def get_turn(self, tenant: str, session_id: str, number: int) -> turn_pb2.Turn:

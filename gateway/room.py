@@ -7,12 +7,15 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from google.longrunning import operations_pb2, operations_pb2_grpc  # type: ignore[import-untyped]
-from isthmus.gateway.v1 import pool_service_pb2, pool_service_pb2_grpc
+from isthmus.gateway.v1 import cache_service_pb2, cache_service_pb2_grpc, pool_service_pb2, pool_service_pb2_grpc
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
 from gateway.access.rpc import admitting
 from gateway.backend import Backend
+from gateway.caches.caches import Caches
+from gateway.caches.keeper import Keeper
+from gateway.caches.service import CacheServicer
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
 from gateway.http.server import HttpServer
@@ -22,6 +25,7 @@ from gateway.limits.admission import Admission
 from gateway.limits.limiter import Limiter
 from gateway.limits.metrics import LimitMetrics
 from gateway.limits.rpc import limiting
+from gateway.models.embedding import Embedding
 from gateway.models.replicas import Replicas
 from gateway.pools.drains import Drains
 from gateway.pools.metrics import PoolMetrics
@@ -143,9 +147,12 @@ class GatewayRoom:
         settings = self._settings
         shards = Shards(router, settings.gateway)
         driven = DrivenTurns()
-        backend = Backend(shards, replicas, driven, forgetting, settings)
+        embedding = Embedding(replicas, settings.gateway)
+        caches = Caches(Keeper(connection, settings.gateway.caches), embedding, settings.gateway.caches)
+        self._closing.push_async_callback(caches.aclose)
+        backend = Backend(shards, replicas, driven, forgetting, settings, caches)
         admission = Admission(self._limiter, replicas, settings.gateway, self._limit_metrics)
-        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission)
+        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission, caches)
         turns.metrics.registry.register(PoolMetrics(replicas.pools))
         self._closing.push_async_callback(turns.ended)
         jobs = self._jobs = TurnJobs(connection, backend, turns, shards, settings, self._context.member_id)
@@ -158,6 +165,11 @@ class GatewayRoom:
             operations_pb2_grpc.add_OperationsServicer_to_server,
             OperationsServicer(backend, jobs, settings.gateway.jobs),
             operations_pb2.DESCRIPTOR,
+        )
+        self._server.add(
+            cache_service_pb2_grpc.add_CacheServiceServicer_to_server,
+            CacheServicer(caches, backend),
+            cache_service_pb2.DESCRIPTOR,
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)

@@ -60,6 +60,7 @@ STATUS: Final[Mapping[Reason, grpc.StatusCode]] = {
     errors_pb2.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
     errors_pb2.ERROR_REASON_CORRUPT: grpc.StatusCode.DATA_LOSS,
     errors_pb2.ERROR_REASON_OUTPUT_INVALID: grpc.StatusCode.INTERNAL,
+    errors_pb2.ERROR_REASON_CONTENT_BLOCKED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 # Where waiting helps the contract promises RetryInfo; this is said when the raiser knows nothing better.

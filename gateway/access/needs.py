@@ -86,10 +86,15 @@ TABLE: Final = (
 # Asked by probes, scrapers and generators of clients, who have no key; none of it is a tenant's.
 OPEN_PATHS: Final = ("/healthz", "/metrics", "/schema")
 
+_CACHES: Final = "/isthmus.gateway.v1.CacheService/"
 _RPCS: Final = {
-    (OPERATIONS if name.endswith(("Operation", "Operations")) else SERVICE) + name: row.scope
-    for row in TABLE
-    for name in row.rpcs
+    **{
+        (OPERATIONS if name.endswith(("Operation", "Operations")) else SERVICE) + name: row.scope
+        for row in TABLE
+        for name in row.rpcs
+    },
+    _CACHES + "GetCacheReport": Scope.SESSIONS_READ,
+    _CACHES + "MarkWrong": Scope.TURNS,
 }
 _ROUTES: Final = {route: row.scope for row in TABLE for route in row.routes}
 

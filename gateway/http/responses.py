@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_pb2, turn_pb2
+from isthmus.session.v1.session_service_pb2 import CachePolicy
 from litestar import Response as Answer
 from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 
 from gateway.http.background import background, check_background, submit
 from gateway.http.body import BoundedRequest
+from gateway.http.caching import policy_of
 from gateway.http.connection import EventStream, while_connected
 from gateway.http.echoes import echo_of
 from gateway.http.edge import Edge, GivenEdge
@@ -44,6 +46,7 @@ async def create_response(data: JSONBody[CreateResponse], request: BoundedReques
     """Runs a turn and answers with it, whole or as server-sent events; or, in the background, with 202 at once."""
     check_background(data)
     asked = await turn_request(edge, data, idempotency_key(request))
+    asked.turn.cache.MergeFrom(policy_of(request) or CachePolicy())
     if data.background:
         submitted = await submit(edge, asked)
         if data.stream:
@@ -53,7 +56,7 @@ async def create_response(data: JSONBody[CreateResponse], request: BoundedReques
     run = TurnRun(edge, asked, request.state.received_at)
     if data.stream:
         return EventStream(run.stream())
-    return Answer(await while_connected(request.receive, run.answer()))
+    return Answer(await while_connected(request.receive, run.answer()), headers=run.headers)
 
 
 @get("/v1/responses/{response_id:str}", responses=ERRORS)

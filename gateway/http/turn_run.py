@@ -9,6 +9,7 @@ import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2
 
+from gateway.http.caching import headers_of
 from gateway.http.echoes import labelled
 from gateway.http.edge import Edge
 from gateway.http.errors import naming
@@ -31,12 +32,15 @@ class TurnRun:
         self._received_at = received_at
         self._is_accepted = False
         self._is_streamed = False
+        # Of the answer, once it is there.
+        self.headers: dict[str, str] = {}
 
     async def answer(self) -> Response:
         """The whole response, once it is durable."""
         async with aclosing(self._events()) as events:
             async for event in events:
                 if event.HasField("done"):
+                    self.headers = headers_of(event.done.turn.receipt)
                     return response(name_of(event.done.turn.name), event.done.turn, self._request.echo)
         raise IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, "the turn ended without an answer")
 

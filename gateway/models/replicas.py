@@ -72,6 +72,9 @@ class Replicas:
         # The first by name of those that are no adapters.
         self._first_name = ""
         self._served_version = -1
+        # What was served when a replica was last there.
+        self._known: list[ModelLimits] = []
+        self._known_first = ""
 
     def models(self) -> list[ModelLimits]:
         """The models that ready replicas serve, adapters and routes among them, by name.
@@ -91,21 +94,26 @@ class Replicas:
             self._served = [served[name] for name in sorted(served)]
             self._first_name = min((member.labels[LABEL_MODEL] for member in ready), default="")
             self._served_version = version
+            if ready:
+                self._known, self._known_first = self._served, self._first_name
         return self._served
 
     def embedding_models(self) -> set[str]:
         """Names of the models by which ready replicas make vectors."""
         return {member.labels.get(LABEL_EMBEDDING, "") for member in self._view.ready(INFERENCE)} - {""}
 
-    def limits(self, model: str) -> ModelLimits:
+    def limits(self, model: str, *, last_known: bool = False) -> ModelLimits:
         """The limits of a model; an empty name takes the default, or the first by name that is no adapter.
 
-        Raises MODEL_NOT_FOUND if replicas are there but none serves it, UPSTREAM_UNAVAILABLE while there is none.
+        Raises MODEL_NOT_FOUND if replicas are there but none serves it, UPSTREAM_UNAVAILABLE while there is none;
+        `last_known` goes by those that were there before, for turns that need none.
         """
-        served = self.models()
+        served, first = self.models(), self._first_name
+        if not served and last_known:
+            served, first = self._known, self._known_first
         if not served:
             raise UpstreamUnavailable("no model replica is ready")
-        wanted = model or self._model_default or self._first_name
+        wanted = model or self._model_default or first
         if self.pools.routes.pools_of(wanted) is not None:
             limits = self._limits_of_route(wanted)
             if limits is None:

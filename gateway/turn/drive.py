@@ -14,6 +14,8 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
+from gateway.caches.caches import Caches
+from gateway.caches.serving import ServedReply
 from gateway.limits.estimate import priced
 from gateway.models.replicas import Replicas
 from gateway.shards import Shards
@@ -25,6 +27,7 @@ from gateway.turn.form import check_reply, check_window, has_form
 from gateway.turn.output import Output, OutputWriter
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
+from gateway.validation.serving import CheckedReply, Checks
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.telemetry import current_trace_id
@@ -43,6 +46,8 @@ class Means:
     appends: OutputAppends
     driven: DrivenTurns
     background: Background
+    caches: Caches
+    checks: Checks
     settings: GatewaySettings
 
 
@@ -56,7 +61,9 @@ class Drive:
         self._output = output
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
-        self._reply = ReplyStream(errand, means.replicas, means.settings, self._ledger, self._stop)
+        replies = ReplyStream(errand, means.replicas, means.settings, self._ledger, self._stop)
+        served = ServedReply(errand, replies, means.caches, self._ledger, means.settings.caches)
+        self._reply = CheckedReply(served, self._ledger, means.checks)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
         self._is_committing = False
@@ -147,6 +154,7 @@ class Drive:
         receipt = self._ledger.receipt(time.monotonic(), self._manifest.report, current_trace_id())
         receipt = priced(receipt, self._means.settings.limits)
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt, writer.piece_bytes)
+        await self._reply.committed(committed.turn.name)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)
         # Else the turn as it is stored: every caller of the request gets the same one.

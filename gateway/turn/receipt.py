@@ -51,6 +51,8 @@ class Ledger:
         self._paused_at: float | None = None
         # What is known of the next replica before it has the window.
         self._lost: turn_pb2.Continuation | None = None
+        self._findings: Sequence[turn_pb2.Finding] = ()
+        self._cache: turn_pb2.CacheUse | None = None
         self._durability: turn_pb2.DurabilityReport | None = None
 
     def opened(self, leg: Leg, opened: context_service_pb2.OpenTurnResponse) -> Sequence[turn_pb2.Hop]:
@@ -103,6 +105,15 @@ class Ledger:
             self._first_text_at = at
         self._last_text_at = at
 
+    def cached(self, at: float, use: turn_pb2.CacheUse, model: str) -> None:
+        """The reply is a cached one of this model's, all at once."""
+        self._cache, self._model = use, model
+        self._first_text_at = self._last_text_at = at
+
+    def found(self, findings: Sequence[turn_pb2.Finding]) -> None:
+        """What checks of the reply have found."""
+        self._findings = findings
+
     def lost(self, at: float, emitted_tokens: int, reason: errors_pb2.ErrorReason.ValueType) -> None:
         """The replica's stream broke when the reply had so many tokens; another one is to go on."""
         self._resumed(at)
@@ -139,6 +150,8 @@ class Ledger:
             durability=self._durability,
             placement=self._placement,
             continuations=self._continuations,
+            cache=self._cache,
+            findings=self._findings,
         )
 
     def _resumed(self, at: float) -> None:

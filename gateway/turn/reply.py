@@ -52,6 +52,11 @@ class ReplyStream:
         self._counts: tuple[summary_pb2.TokenCount, ...] = ()
         self.finished_hops: Sequence[turn_pb2.Hop] = ()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any of it was given out, so that no other reply can take this one's place."""
+        return self._emitted.given_out
+
     def resume(self, said: Iterable[Piece]) -> None:
         """Before `begin`: the reply goes on behind what another driver had it say."""
         for piece in said:

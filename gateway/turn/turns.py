@@ -14,6 +14,7 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
+from gateway.caches.caches import Caches
 from gateway.limits.admission import Admission
 from gateway.metrics import TurnMetrics
 from gateway.models.replicas import Replicas
@@ -25,6 +26,7 @@ from gateway.turn.drive import Means
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.output import Output
 from gateway.turn.work import Asked, Work, reading
+from gateway.validation.serving import Checks
 from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable, reason_name
 from services.rpc.deadlines import remaining_s, without_deadline
@@ -45,11 +47,13 @@ class TurnDriver:
         driven: DrivenTurns,
         settings: GatewaySettings,
         admission: Admission,
+        caches: Caches,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._background = Background()
         appends = OutputAppends(shards, settings)
-        self._means = Means(shards, replicas, appends, driven, self._background, settings)
+        checks = Checks(settings.validation)
+        self._means = Means(shards, replicas, appends, driven, self._background, caches, checks, settings)
         self._settings = settings
         self.admission = admission
         self._random_bytes = random_bytes

@@ -195,10 +195,11 @@ class Work:
         )
 
     async def _limits(self, model: str) -> ModelLimits:
-        async def find() -> ModelLimits:
-            return self._means.replicas.limits(model)
-
         settings = self._means.settings
+
+        async def find() -> ModelLimits:
+            return self._means.replicas.limits(model, last_known=settings.caches.serve_when_down)
+
         seconds = min(settings.upstream_wait_ms_max / 1000, self._asked.until - time.monotonic())
         return await retrying(find, settings, seconds)
 

@@ -13,7 +13,7 @@ from typing import Final, TypeVar, cast
 import grpc
 from google.longrunning import operations_pb2_grpc  # type: ignore[import-untyped]
 from isthmus.errors.v1 import errors_pb2
-from isthmus.gateway.v1 import pool_service_pb2, pool_service_pb2_grpc
+from isthmus.gateway.v1 import cache_service_pb2, cache_service_pb2_grpc, pool_service_pb2, pool_service_pb2_grpc
 from isthmus.session.v1 import (
     deletion_pb2,
     document_pb2,
@@ -81,6 +81,7 @@ class Client:
         self.stub = session_service_pb2_grpc.SessionServiceStub(channel)
         self._pools = pool_service_pb2_grpc.PoolServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
+        self.caches = cache_service_pb2_grpc.CacheServiceStub(channel)
 
     def __enter__(self) -> Client:
         return self
@@ -169,6 +170,16 @@ class Client:
         """The window that the next turn would start from."""
         request = session_service_pb2.PreviewWindowRequest(session=session_name(session_id))
         return self._repeat(lambda: self.stub.PreviewWindow(request, timeout=UNARY_S_MAX))
+
+    def cache_report(self) -> cache_service_pb2.CacheReport:
+        """What the tenant's cached answers were good for."""
+        request = cache_service_pb2.GetCacheReportRequest()
+        return self._repeat(lambda: self.caches.GetCacheReport(request, timeout=UNARY_S_MAX))
+
+    def mark_wrong(self, turn: str) -> cache_service_pb2.MarkWrongResponse:
+        """Tells that a turn was given a wrong cached answer; a second time changes nothing."""
+        request = cache_service_pb2.MarkWrongRequest(turn=turn)
+        return self._repeat(lambda: self.caches.MarkWrong(request, timeout=UNARY_S_MAX))
 
     def document(self, session_id: str, document_id: str) -> document_pb2.Document | None:
         """The document as far as it is durable, None if there is none."""

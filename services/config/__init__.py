@@ -5,6 +5,7 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 """
 
 from services.config.access import AccessSettings
+from services.config.caches import CacheSettings
 from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
 from services.config.jobs import JobSettings, WebhookSettings
@@ -25,6 +26,7 @@ from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
 from services.config.supervisor import SupervisorSettings
+from services.config.validation import ValidationSettings
 from services.config.valkey import ValkeySettings
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "AccessSettings",
     "AnthropicSettings",
     "BreakerSettings",
+    "CacheSettings",
     "CallerLimits",
     "CompressorSettings",
     "ConfigError",
@@ -60,6 +63,7 @@ __all__ = [
     "SupervisorSettings",
     "TelemetrySettings",
     "TieringSettings",
+    "ValidationSettings",
     "ValkeySettings",
     "VllmSettings",
     "WebhookSettings",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from services.config.access import AccessSettings
+from services.config.caches import CacheSettings
 from services.config.jobs import JobSettings, WebhookSettings
 from services.config.limits import LimitsSettings
 from services.config.pools import TIER, PoolSettings, ResilienceSettings, RouteSettings
 from services.config.section import Section
+from services.config.validation import ValidationSettings
 
 
 class GatewaySettings(Section):
@@ -25,6 +27,10 @@ class GatewaySettings(Section):
     # Turns in the background, and the events of their ends.
     jobs: JobSettings = JobSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    # Answers that are kept to be given again.
+    caches: CacheSettings = CacheSettings()
+    # What replies are checked for.
+    validation: ValidationSettings = ValidationSettings()
     # Turns under way at once; one more waits in line.
     turns_count_max: int = Field(default=512, ge=1)
     # Readers of turns that are there, driven here or not; one more is OVERLOADED.

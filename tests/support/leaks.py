@@ -26,6 +26,7 @@ _POOLS: Final = re.compile(r"isthmus:\{pools\}:drained")
 _TENANT_JOBS: Final = re.compile(
     r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|names|endpoints|test:.+)"
 )
+_CACHES: Final = re.compile(r"isthmus:cache:\{[^{}]+\}:\w+(:[\w-]+)?")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
 # The keys of docket, below the name of its queue.
@@ -118,12 +119,26 @@ def _drained_pools(key: str, _: Census) -> str | None:
     return "pools drained by hand" if _POOLS.fullmatch(key) else None
 
 
+def _caches(key: str, _: Census) -> str | None:
+    return "cached answers" if _CACHES.fullmatch(key) else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
 
 
-RULES: Final[tuple[Rule, ...]] = (_of_session, _index, _tenant, _members, _api_keys, _limits, _drained_pools, _jobs)
+RULES: Final[tuple[Rule, ...]] = (
+    _of_session,
+    _index,
+    _tenant,
+    _members,
+    _api_keys,
+    _limits,
+    _drained_pools,
+    _caches,
+    _jobs,
+)
 
 
 def leaks(all_: Census, foreign: Iterable[str] = ()) -> list[str]:

@@ -7,12 +7,14 @@ effect once, however often it is sent.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from litestar import Response as Answer
 from litestar import post
 from litestar.params import JSONBody
 
 from gateway.http.body import BoundedRequest, refuse_unsupported
+from gateway.http.caching import policy_of
 from gateway.http.chat.history import history
 from gateway.http.chat.objects import ChatCompletion
 from gateway.http.chat.params import sampling
@@ -33,10 +35,11 @@ async def create_chat_completion(
     """Runs a turn on what is new in the messages and answers with it, whole or as server-sent events."""
     # A history of megabytes takes its time to digest: what other turns say goes out meanwhile.
     asked = await asyncio.to_thread(chat_request, data, idempotency_key(request))
+    asked = replace(asked, cache=policy_of(request))
     run = ChatRun(edge, asked, request.state.received_at)
     if data.stream:
         return EventStream(run.stream())
-    return Answer(await while_connected(request.receive, run.answer()))
+    return Answer(await while_connected(request.receive, run.answer()), headers=run.headers)
 
 
 def chat_request(body: CreateChatCompletion, key: str) -> ChatRequest:

@@ -12,6 +12,7 @@ import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import message_pb2, session_service_pb2
 
+from gateway.http.caching import headers_of
 from gateway.http.chat import bookmarks
 from gateway.http.chat.chunks import ChatChunks, completion
 from gateway.http.chat.history import History
@@ -43,6 +44,7 @@ class ChatRequest:
     history: History
     metadata: dict[str, str] | None
     key: str
+    cache: session_service_pb2.CachePolicy | None = None
 
     @property
     def erases(self) -> bool:
@@ -61,6 +63,8 @@ class ChatRun:
         self._tools = tools_of(request.params)
         self._recall = Recall(edge, request.history, request.metadata, request.key, self._tools)
         self._user = user_of(request.body.user, request.body.safety_identifier)
+        # Of the answer, once it is there.
+        self.headers: dict[str, str] = {}
 
     async def answer(self) -> ChatCompletion:
         """The whole completion, once it is durable."""
@@ -69,6 +73,7 @@ class ChatRun:
             async for event in events:
                 logprobs += event.delta.logprobs
                 if event.HasField("done"):
+                    self.headers = headers_of(event.done.turn.receipt)
                     return completion(_name(event.done.turn.name), event.done.turn, logprobs)
         raise IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, "the turn ended without an answer")
 
@@ -148,6 +153,7 @@ class ChatRun:
             params=self._params,
             model=self._request.body.model,
             user=self._user,
+            cache=self._request.cache,
         )
 
     async def _settle(self, place: Place, done: Event.Done) -> None:

@@ -99,6 +99,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS. Stored bytes cannot be read back."""
     ERROR_REASON_OUTPUT_INVALID: _ErrorReason.ValueType  # 54
     """INTERNAL. The reply is complete and has not the form that was asked for; the same request_id runs the turn anew."""
+    ERROR_REASON_CONTENT_BLOCKED: _ErrorReason.ValueType  # 55
+    """FAILED_PRECONDITION. A check of the reply found what the mesh lets nobody read; metadata `check` and `kind`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every `google.rpc.ErrorInfo.reason` that Isthmus sends, with the domain `isthmus`. The status code that goes with
@@ -182,4 +184,6 @@ ERROR_REASON_CORRUPT: ErrorReason.ValueType  # 53
 """DATA_LOSS. Stored bytes cannot be read back."""
 ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 54
 """INTERNAL. The reply is complete and has not the form that was asked for; the same request_id runs the turn anew."""
+ERROR_REASON_CONTENT_BLOCKED: ErrorReason.ValueType  # 55
+"""FAILED_PRECONDITION. A check of the reply found what the mesh lets nobody read; metadata `check` and `kind`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

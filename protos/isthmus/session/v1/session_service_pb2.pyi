@@ -321,6 +321,7 @@ class RunTurnRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -347,6 +348,10 @@ class RunTurnRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Kept with the turn, for whoever reads it."""
 
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """Whether an answer that is there already may be given. Unset leaves it to the gateway's settings."""
+
     def __init__(
         self,
         *,
@@ -361,16 +366,61 @@ class RunTurnRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         user: _builtins.str = ...,
         truncation: Global___RunTurnRequest.Truncation.ValueType = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "cache", b"cache", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "cache", b"cache", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after_turn) -> _WhichOneofReturnType__after_turn | None: ...
 
 Global___RunTurnRequest: _TypeAlias = RunTurnRequest  # noqa: Y015
+
+@_typing.final
+class CachePolicy(_message.Message):
+    """What a turn asks of the caches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CachePolicy._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: CachePolicy._Mode.ValueType  # 0
+        MODE_OFF: CachePolicy._Mode.ValueType  # 1
+        """No cached answer is given, and this one is not kept."""
+        MODE_EXACT: CachePolicy._Mode.ValueType  # 2
+        """The answer to the same window, model and parameters, however they were sampled."""
+        MODE_SEMANTIC: CachePolicy._Mode.ValueType  # 3
+        """Also the answer to a question that asks the same, where nothing but system messages stand before it."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
+    MODE_UNSPECIFIED: CachePolicy.Mode.ValueType  # 0
+    MODE_OFF: CachePolicy.Mode.ValueType  # 1
+    """No cached answer is given, and this one is not kept."""
+    MODE_EXACT: CachePolicy.Mode.ValueType  # 2
+    """The answer to the same window, model and parameters, however they were sampled."""
+    MODE_SEMANTIC: CachePolicy.Mode.ValueType  # 3
+    """Also the answer to a question that asks the same, where nothing but system messages stand before it."""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    mode: Global___CachePolicy.Mode.ValueType
+    def __init__(
+        self,
+        *,
+        mode: Global___CachePolicy.Mode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachePolicy: _TypeAlias = CachePolicy  # noqa: Y015
 
 @_typing.final
 class RunTurnResponse(_message.Message):

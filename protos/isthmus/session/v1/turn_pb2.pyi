@@ -251,6 +251,8 @@ class Receipt(_message.Message):
     CONTINUATIONS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
     """From the gateway's first byte in to the first text out."""
     tokens_per_second: _builtins.float
@@ -286,6 +288,14 @@ class Receipt(_message.Message):
     def cost(self) -> Global___Cost:
         """What the model's price makes of the tokens. Set where the mesh has a price for it."""
 
+    @_builtins.property
+    def cache(self) -> Global___CacheUse:
+        """Set where the reply was an answer that was there already: nothing was generated."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """What checks of the reply have found, in order; nothing of what was found is repeated here."""
+
     def __init__(
         self,
         *,
@@ -304,10 +314,12 @@ class Receipt(_message.Message):
         continuations: _abc.Iterable[Global___Continuation] | None = ...,
         cost: Global___Cost | None = ...,
         pool: _builtins.str = ...,
+        cache: Global___CacheUse | None = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "durability", b"durability", "placement", b"placement", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "cost", b"cost", "durability", b"durability", "placement", b"placement", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "cost", b"cost", "durability", b"durability", "hops", b"hops", "model", b"model", "placement", b"placement", "pool", b"pool", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "continuations", b"continuations", "cost", b"cost", "durability", b"durability", "findings", b"findings", "hops", b"hops", "model", b"model", "placement", b"placement", "pool", b"pool", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -338,6 +350,129 @@ class Cost(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cost: _TypeAlias = Cost  # noqa: Y015
+
+@_typing.final
+class CacheUse(_message.Message):
+    """A cached answer that a turn was given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CacheUse._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: CacheUse._Kind.ValueType  # 0
+        KIND_EXACT: CacheUse._Kind.ValueType  # 1
+        """The same window, model and parameters."""
+        KIND_SEMANTIC: CacheUse._Kind.ValueType  # 2
+        """A question that was verified to ask the same, behind the same system prompt."""
+        KIND_STALE: CacheUse._Kind.ValueType  # 3
+        """Either, served because no replica could be reached."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: CacheUse.Kind.ValueType  # 0
+    KIND_EXACT: CacheUse.Kind.ValueType  # 1
+    """The same window, model and parameters."""
+    KIND_SEMANTIC: CacheUse.Kind.ValueType  # 2
+    """A question that was verified to ask the same, behind the same system prompt."""
+    KIND_STALE: CacheUse.Kind.ValueType  # 3
+    """Either, served because no replica could be reached."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SOURCE_TURN_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    kind: Global___CacheUse.Kind.ValueType
+    score: _builtins.float
+    """How sure the verification was that the questions ask the same; 1 for the same window."""
+    source_turn: _builtins.str
+    """`sessions/{session}/turns/{number}` whose reply this was."""
+    entry: _builtins.str
+    """The cache's own name of the entry, by which it can be told wrong."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the answer was made."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___CacheUse.Kind.ValueType = ...,
+        score: _builtins.float = ...,
+        source_turn: _builtins.str = ...,
+        entry: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "entry", b"entry", "kind", b"kind", "score", b"score", "source_turn", b"source_turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheUse: _TypeAlias = CacheUse  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """What a check of a reply has found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Action:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Finding._Action.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ACTION_UNSPECIFIED: Finding._Action.ValueType  # 0
+        ACTION_FLAGGED: Finding._Action.ValueType  # 1
+        """Told here and nothing else."""
+        ACTION_REDACTED: Finding._Action.ValueType  # 2
+        """Replaced in the reply by what it was."""
+        ACTION_RETRIED: Finding._Action.ValueType  # 3
+        """The reply was made anew."""
+
+    class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
+    ACTION_UNSPECIFIED: Finding.Action.ValueType  # 0
+    ACTION_FLAGGED: Finding.Action.ValueType  # 1
+    """Told here and nothing else."""
+    ACTION_REDACTED: Finding.Action.ValueType  # 2
+    """Replaced in the reply by what it was."""
+    ACTION_RETRIED: Finding.Action.ValueType  # 3
+    """The reply was made anew."""
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    check: _builtins.str
+    """Which check: `personal_data`, `forbidden`, `grounding`."""
+    kind: _builtins.str
+    """What was found: `email`, `iban`, the name of a rule."""
+    action: Global___Finding.Action.ValueType
+    count: _builtins.int
+    score: _builtins.float
+    """What the check measured, where it measures."""
+    def __init__(
+        self,
+        *,
+        check: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        action: Global___Finding.Action.ValueType = ...,
+        count: _builtins.int = ...,
+        score: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "action", b"action", "check", b"check", "count", b"count", "kind", b"kind", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):

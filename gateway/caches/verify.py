@@ -1,0 +1,69 @@
+"""Whether two questions ask the same, beyond their vectors being near. Pure.
+
+First what alone makes them two: other numbers, a name for a name, a word for its opposite, a negation, the same words
+the other way round, or something that is pointed at and not told. Then a logistic regression over `likeness.NAMES`,
+whose weights are in `weights.json`: `strict` from open questions, `intent` from those of one help desk
+(made by `benchmarks/semantic_cache.py --fit`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp
+from pathlib import Path
+from typing import Final
+
+from gateway.caches.likeness import NAMES, features
+from gateway.caches.words import question
+
+# What alone makes two questions of them: the feature, and how a report names it.
+APART: Final = {
+    "numbers": "numbers",
+    "name_swap": "names",
+    "opposed": "opposites",
+    "negation": "negation",
+    "swapped": "order",
+    "points_out": "points_out",
+}
+# What makes two of open questions, where it may be another way of saying the same on one narrow field.
+APART_STRICTLY: Final = APART | {
+    "asks_differ": "kind_of_question",
+    "asks_missing": "kind_of_question",
+    "person_differs": "person",
+    "modal_differs": "mood",
+    "degree_differs": "degree",
+    "relations": "relations",
+    "names_unmatched": "names",
+    "repeated": "words",
+}
+UNLIKE: Final = "unlike"
+_WEIGHTS: Final = Path(__file__).parent / "weights.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How sure it is that both ask the same, from 0 to 1; and what tells them apart, if anything does by itself."""
+
+    score: float
+    apart: str = ""
+
+
+def verify(one: str, other: str, cosine: float, *, strictly: bool = True) -> Verdict:
+    """The verdict on two questions whose vectors have this cosine; the same whichever comes first."""
+    names = APART_STRICTLY if strictly else APART
+    found = features(question(one), question(other), cosine)
+    for name, value in zip(NAMES, found, strict=True):
+        if value and name in names:
+            return Verdict(0.0, names[name])
+    level = weights("strict" if strictly else "intent")
+    logit = sum(weight * value for weight, value in zip(level, found, strict=True))
+    return Verdict(1 / (1 + exp(-max(-40.0, min(40.0, logit)))))
+
+
+@lru_cache(maxsize=2)
+def weights(level: str) -> tuple[float, ...]:
+    """One for each of NAMES."""
+    kept = json.loads(_WEIGHTS.read_text(encoding="utf-8"))[level]
+    return tuple(float(kept[name]) for name in NAMES)

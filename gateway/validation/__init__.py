@@ -1,0 +1,1 @@
+"""What replies are checked for before a client reads them."""
