@@ -13,6 +13,8 @@ class GatewaySettings(Section):
 
     # Who may call it.
     access: AccessSettings = AccessSettings()
+    # Processes that serve one gateway's two ports together, on one machine.
+    processes_count: int = Field(default=1, ge=1, le=64)
     # Turns under way at once; one more is OVERLOADED.
     turns_count_max: int = Field(default=512, ge=1)
     # The longest a turn may take, whatever its caller's deadline.
