@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -35,6 +37,16 @@ def is_transient(error: BaseException) -> bool:
 
 async def retrying(call: Callable[[], Awaitable[T]], settings: GatewaySettings, seconds_max: float) -> T:
     """The call's answer; transient errors are tried again for `seconds_max`, the last one is raised."""
+    begun = time.monotonic()
+    # Nearly all calls are made once, and what makes more of them costs as much as a call itself.
+    try:
+        return await call()
+    except IsthmusError as error:
+        seconds_max -= time.monotonic() - begun
+        if not is_transient(error) or seconds_max <= settings.retry_wait_ms_min / 1000:
+            raise
+    await asyncio.sleep(settings.retry_wait_ms_min / 1000)
+    seconds_max -= settings.retry_wait_ms_min / 1000
     async for attempt in stamina.retry_context(
         on=is_transient,
         attempts=None,
