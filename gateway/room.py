@@ -27,6 +27,9 @@ from services.rpc import Channels, GrpcServer
 
 # A draining gateway still lets those turns be cancelled that it waits for.
 CANCEL_TURN: Final = "/isthmus.session.v1.SessionService/CancelTurn"
+# Where others serve its port, too, it answers what still comes in over connections that it has not got rid of yet.
+_SERVICE: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+ALL_METHODS: Final = tuple(f"/{_SERVICE.full_name}/{each.name}" for each in _SERVICE.methods)
 
 
 class GatewayRoom:
@@ -44,7 +47,7 @@ class GatewayRoom:
         self._server = GrpcServer(
             context,
             message_bytes_max=context.settings.rpc.edge_message_bytes_max,
-            finishing=[CANCEL_TURN],
+            finishing=[CANCEL_TURN] if context.shared_listen is None else ALL_METHODS,
             admit=admitting(lambda: self._gate),
         )
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
@@ -108,8 +111,11 @@ class GatewayRoom:
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
-            app = create_app(backend, turns, self._gate, settings, self._context.lifecycle)
-            self._http = HttpServer(app, self._context.http_listen, settings)
+            shared = self._context.shared_http_listen
+            app = create_app(
+                backend, turns, self._gate, settings, self._context.lifecycle, shares_port=shared is not None
+            )
+            self._http = HttpServer(app, self._context.http_listen, settings, shared)
             await self._http.start()
             self._closing.push_async_callback(self._stop_http, 0)
 

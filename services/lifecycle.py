@@ -78,13 +78,18 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class RoomContext:
-    """What a room is started with. `listen` and `http_listen` are `host:port`; port 0 lets the system choose."""
+    """What a room is started with. `listen` and `http_listen` are `host:port`; port 0 lets the system choose.
+
+    `shared_listen` and `shared_http_listen` are further addresses, which it serves together with other processes.
+    """
 
     settings: Settings
     member_id: str
     listen: str
     http_listen: str | None = None
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    shared_listen: str | None = None
+    shared_http_listen: str | None = None
 
 
 class Room(Protocol):
@@ -108,8 +113,9 @@ RoomFactory = Callable[[RoomContext], Room]
 def run_room(factory: RoomFactory, argv: Sequence[str] | None = None) -> int:
     """The main of a room's process: returns the exit code, 0 after a clean stop.
 
-    Flags are --member, --listen, --weight and, for a room with an HTTP edge, --http; settings come from the file that
-    ISTHMUS_CONFIG names. SIGTERM or SIGINT drains and stops; a second one stops at once.
+    Flags are --member, --listen, --weight and, for a room with an HTTP edge, --http; --shared-listen and --shared-http
+    are addresses that several processes of a room serve together. Settings come from the file that ISTHMUS_CONFIG
+    names. SIGTERM or SIGINT drains and stops; a second one stops at once.
     """
     arguments = _parse(argv)
     try:
@@ -118,7 +124,14 @@ def run_room(factory: RoomFactory, argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    context = RoomContext(settings, arguments.member, arguments.listen, arguments.http)
+    context = RoomContext(
+        settings,
+        arguments.member,
+        arguments.listen,
+        arguments.http,
+        shared_listen=arguments.shared_listen,
+        shared_http_listen=arguments.shared_http,
+    )
     return uvloop.run(_run(factory, context))
 
 
@@ -127,6 +140,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--member", required=True, metavar="ID", help="this process's name in the mesh")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where gRPC is served")
     parser.add_argument("--http", default=None, metavar="HOST:PORT", help="where HTTP is served, for the gateway")
+    parser.add_argument(
+        "--shared-listen", metavar="HOST:PORT", help="where it serves gRPC together with others of its room"
+    )
+    parser.add_argument("--shared-http", metavar="HOST:PORT", help="the same for HTTP")
     parser.add_argument("--weight", type=float, metavar="W", help="its share of the sessions, against 1.0 of others")
     return parser.parse_args(argv)
 

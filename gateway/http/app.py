@@ -51,7 +51,15 @@ _HANDLERS = [
 ]
 
 
-def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settings, lifecycle: Lifecycle) -> ASGIApp:
+def create_app(
+    backend: Backend,
+    turns: TurnDriver,
+    gate: Gate,
+    settings: Settings,
+    lifecycle: Lifecycle,
+    *,
+    shares_port: bool = False,
+) -> ASGIApp:
     """The ASGI application of a gateway."""
     measures = HttpMetrics(turns.metrics.registry)
     edge = Edge(backend, turns, settings.gateway, tenant="")
@@ -82,4 +90,4 @@ def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settin
         ),
         logging_config=None,
     )
-    return Traced(Measured(Admitted(litestar, settings.gateway, lifecycle), measures))
+    return Traced(Measured(Admitted(litestar, settings.gateway, lifecycle, shares_port=shares_port), measures))
