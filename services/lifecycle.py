@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import structlog
 import uvloop
 
-from services import logs, telemetry
+from services import allocator, logs, telemetry
 from services.config import ConfigError, Settings, load_settings
 
 # Objects that are made between two looks of the collector; a turn makes some thousands, nearly none of them in cycles.
@@ -132,6 +132,7 @@ def run_room(factory: RoomFactory, argv: Sequence[str] | None = None) -> int:
         shared_listen=arguments.shared_listen,
         shared_http_listen=arguments.shared_http,
     )
+    allocator.bound()
     return uvloop.run(_run(factory, context))
 
 

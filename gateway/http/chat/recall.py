@@ -13,10 +13,11 @@ from itertools import islice
 from typing import Final
 
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import message_pb2, session_pb2
+from isthmus.session.v1 import session_pb2
 
 from gateway.http.chat import bookmarks
 from gateway.http.chat.history import History
+from gateway.http.chat.packed import Packed
 from gateway.http.edge import Edge
 from gateway.http.ids import ResponseId, session_of_key
 from gateway.http.messages import RESERVED_PREFIX
@@ -45,7 +46,7 @@ class Place:
 
     session: str
     begin: int
-    batches: list[list[message_pb2.Message]]
+    batches: list[Packed]
     before: ResponseId | None = None
     is_fresh: bool = False
     labels: Mapping[str, str] | None = None
