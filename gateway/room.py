@@ -9,7 +9,9 @@ from typing import Final
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
+from gateway.access.jwks import Jwks
 from gateway.access.rpc import admitting
+from gateway.access.tokens import EitherGate, TokenGate
 from gateway.backend import Backend
 from gateway.forgetting import Forgetting
 from gateway.http.app import create_app
@@ -69,8 +71,7 @@ class GatewayRoom:
         settings = self._settings
         connection = valkey.connect(settings.valkey)
         self._closing.push_async_callback(connection.aclose)
-        if settings.gateway.access.mode == "keys":
-            self._gate = KeyGate(connection, settings.gateway.access)
+        self._gate = await self._opened_gate(connection)
         self._closing.callback(self._gate.close)
         channels = Channels(settings.rpc, self.name)
         self._closing.push_async_callback(channels.aclose)
@@ -94,6 +95,17 @@ class GatewayRoom:
         """Cancels what is still under way, tells the shards so, and lets go of everything."""
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
+
+    async def _opened_gate(self, connection: valkey.Client) -> Gate:
+        access = self._settings.gateway.access
+        keys = KeyGate(connection, access) if access.wants_keys else None
+        if not access.wants_tokens:
+            return keys or self._gate
+        jwks = Jwks(access.jwt)
+        await jwks.start()
+        self._closing.push_async_callback(jwks.stop)
+        tokens = TokenGate(jwks, access)
+        return tokens if keys is None else EitherGate(keys, tokens)
 
     async def _serve(self, view: View, router: Router, forgetting: Forgetting) -> None:
         settings = self._settings

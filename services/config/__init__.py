@@ -7,6 +7,7 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 from services.config.access import AccessSettings
 from services.config.engines import OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
+from services.config.jwt import JwtSettings
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
 from services.config.rooms import CompressorSettings, InferenceSettings
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigError",
     "GatewaySettings",
     "InferenceSettings",
+    "JwtSettings",
     "MembershipSettings",
     "MeshSettings",
     "OpenAISettings",
