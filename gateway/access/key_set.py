@@ -30,7 +30,10 @@ class KeySet:
 
     @classmethod
     def of(cls, document: bytes, count_max: int) -> KeySet:
-        """The keys of a JWK set that verify signatures, without those that sign by a secret. Raises UnusableKeysError."""
+        """The keys of a JWK set that verify signatures; those that sign by a secret are left out.
+
+        Raises UnusableKeysError.
+        """
         try:
             found = msgspec.json.decode(document)
         except msgspec.DecodeError:

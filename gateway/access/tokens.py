@@ -73,7 +73,7 @@ class TokenGate:
             raise IsthmusError(errors_pb2.ERROR_REASON_UNAUTHENTICATED, message) from None
         if not allows(caller.scopes, call.needs):
             assert call.needs is not None
-            self._refusals.refused(Refusal(call.what, call.peer, "scope", "", caller.tenant))
+            self._refusals.refused(Refusal(call.what, call.peer, "scope", caller.user, caller.tenant))
             has = ", ".join(each.value for each in caller.scopes) or "none of this mesh's"
             message = f"{call.what} needs the scope {call.needs.value}; the token has {has}"
             metadata = {"scope": call.needs.value}
@@ -128,7 +128,7 @@ class TokenGate:
             raise _Refused(*_WHY.get(type(error), ("malformed", "the token cannot be read"))) from None
 
     def _header(self, token: str) -> tuple[str | None, str]:
-        """The key's id, and an algorithm that is allowed: nothing of a token is believed that says how it is checked."""
+        """The key's id, and an algorithm that is allowed: a token is not believed how it is to be checked."""
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
@@ -149,7 +149,8 @@ class EitherGate:
 
     async def tenant_of(self, call: Call) -> str:
         """The key's tenant, or the token's."""
-        shows_key = any(PREFIX in each for each in call.authorization)
+        credentials = (each.partition(" ")[2].strip() for each in call.authorization)
+        shows_key = any(each.startswith(f"{PREFIX}-") for each in credentials)
         return await (self._keys if shows_key else self._tokens).tenant_of(call)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ class AccessSettings(Section):
     mode: Literal["open", "keys", "jwt", "keys+jwt"] = "open"
     jwt: JwtSettings = JwtSettings()
     # How long a gateway goes by what it has read of a key, so that a revocation is in force everywhere after this; and
-    # how many keys it remembers, with as many ids besides that are no key's. Both hold for tokens that were checked, too.
+    # how many keys it remembers, with as many ids besides that are no key's. The same for tokens that were checked.
     cache_ms_max: int = Field(default=5_000, ge=1, le=3_600_000)
     cache_count_max: int = Field(default=10_000, ge=1)
     # Keys that are read from Valkey at once; who invents ids waits in this line, and nobody else does.
