@@ -121,7 +121,7 @@ class _SharedProtocol(_Protocol):
     _is_last = False
 
     def shutdown(self) -> None:
-        if self.cycle is not None:
+        if self._was_asked:
             super().shutdown()
             return
         self._is_last = True
@@ -129,12 +129,18 @@ class _SharedProtocol(_Protocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        if self._is_last and self.cycle is not None:
+        if self._is_last and self._was_asked:
             self.cycle.keep_alive = False
 
     def _close_unused(self) -> None:
-        if self.cycle is None:
+        if not self._was_asked:
             self.transport.close()
+
+    @property
+    def _was_asked(self) -> bool:
+        # uvicorn's type says that there is always one.
+        cycle: object = self.cycle
+        return cycle is not None
 
 
 def _bind(listen: str, *, shared: bool = False) -> socket.socket:

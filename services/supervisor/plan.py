@@ -106,7 +106,7 @@ class RoomPlan:
         name = process_name(room, number)
         # -P: a folder of the same name in the user's working directory must not stand for the room.
         argv = (self.python, "-P", "-m", room, "--member", name, "--listen", str(address))
-        edge = ("--http", str(http)) if http is not None else ()
+        edge: tuple[str, ...] = ("--http", str(http)) if http is not None else ()
         if shared is not None:
             edge += ("--shared-listen", str(shared[0]), "--shared-http", str(shared[1]))
         return ProcessSpec(

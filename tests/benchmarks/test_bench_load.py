@@ -95,7 +95,7 @@ def test_what_the_engine_takes_follows_from_its_settings() -> None:
 
 
 def test_the_verdict_names_each_goal_that_is_missed() -> None:
-    good = {
+    good: dict[str, Any] = {
         "errors": 0,
         "errors_by_reason": {},
         "turns": 50_000,
@@ -105,7 +105,7 @@ def test_the_verdict_names_each_goal_that_is_missed() -> None:
         "rss_slope_mb_per_1k_turns": {"gateway-0": 0.01},
     }
     assert verdict(good) == []
-    bad = {
+    bad: dict[str, dict[str, Any]] = {
         "errors": {"errors": 1, "errors_by_reason": {"OVERLOADED": 1}},
         "turns_per_s": {"turns_per_s": 150.0},
         "overhead_ms_p99": {"overhead_ms_p99": 51.0},

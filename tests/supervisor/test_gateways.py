@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -71,7 +72,7 @@ class Callers:
     """Call over new connections, again and again, until they are told to stop."""
 
     def __init__(self, mesh: MeshState) -> None:
-        self._calls = (lambda: list_over_grpc(mesh.grpc), lambda: list_over_http(mesh.http))
+        self._calls = (partial(list_over_grpc, mesh.grpc), partial(list_over_http, mesh.http))
         self._stopped = False
         self.answered = 0
 

@@ -35,9 +35,9 @@ class GrpcSpeaker:
     def __init__(self, target: str, name: str) -> None:
         # Connections to the same target would be one.
         self._channel = grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
-        self._turns = self._channel.unary_stream(f"{_SERVICE}RunTurn")
-        self._creates = self._channel.unary_unary(f"{_SERVICE}CreateSession")
-        self._deletes = self._channel.unary_unary(f"{_SERVICE}DeleteSession")
+        self._turns: Any = self._channel.unary_stream(f"{_SERVICE}RunTurn")
+        self._creates: Any = self._channel.unary_unary(f"{_SERVICE}CreateSession")
+        self._deletes: Any = self._channel.unary_unary(f"{_SERVICE}DeleteSession")
         self._ids = (f"{name}-{number}" for number in itertools.count())
         self._numbers = itertools.count()
 
