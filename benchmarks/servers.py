@@ -40,10 +40,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def stub(folder: Path) -> Iterator[Server]:
-    """The model server that answers at once."""
+def stub(folder: Path, delay_ms: float = 0.0) -> Iterator[Server]:
+    """The model server that answers at once, or after a delay."""
     port = free_port()
-    with process("stub", [*STUB, "--port", str(port)], port, "/v1/models", folder) as server:
+    with process(
+        "stub", [*STUB, "--port", str(port), "--delay-ms", str(delay_ms)], port, "/v1/models", folder
+    ) as server:
         yield server
 
 

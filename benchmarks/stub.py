@@ -1,4 +1,4 @@
-"""The model server behind every peer of the benchmark: OpenAI-shaped, and it answers at once.
+"""The model server behind every peer of the benchmark: OpenAI-shaped, and it answers at once, or after a set delay.
 
 It stands for an inference server in a measurement of what lies in front of one, so it generates nothing: a chat
 completion is a fixed reply. It reads the request's body and drops it without parsing, which favours the peers.
@@ -40,8 +40,9 @@ class Last:
 class Connection(asyncio.Protocol):
     """One client's requests, one after the other."""
 
-    def __init__(self, last: Last) -> None:
+    def __init__(self, last: Last, delay_s: float) -> None:
         self._last = last
+        self._delay_s = delay_s
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._path = b""
@@ -77,10 +78,15 @@ class Connection(asyncio.Protocol):
         started = time.perf_counter()
         if self._path != b"/v1/chat/completions":
             self._answer(self._about())
-            return
+        elif self._delay_s:
+            asyncio.get_running_loop().call_later(self._delay_s, self._complete, started, self._body_bytes)
+        else:
+            self._complete(started, self._body_bytes)
+
+    def _complete(self, started: float, request_bytes: int) -> None:
         self._answer(_COMPLETION)
         self._last.own_ms = (time.perf_counter() - started) * 1_000
-        self._last.request_bytes = self._body_bytes
+        self._last.request_bytes = request_bytes
 
     def _about(self) -> object:
         if self._path == b"/last":
@@ -94,9 +100,9 @@ class Connection(asyncio.Protocol):
         self._transport.write(head.encode() + body)
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, delay_s: float) -> None:
     last = Last()
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(last), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(last, delay_s), "127.0.0.1", port)
     async with server:
         await server.serve_forever()
 
@@ -105,7 +111,9 @@ def main() -> None:
     """Serves until it is killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(_serve(parser.parse_args().port))
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    arguments = parser.parse_args()
+    uvloop.run(_serve(arguments.port, arguments.delay_ms / 1_000))
 
 
 if __name__ == "__main__":

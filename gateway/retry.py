@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -42,6 +44,16 @@ async def retrying(
     """The call's answer; transient errors, or those that `on` takes, are tried again for `seconds_max`, the last one is
     raised.
     """
+    begun = time.monotonic()
+    # Nearly all calls are made once, and what makes more of them costs as much as a call itself.
+    try:
+        return await call()
+    except IsthmusError as error:
+        seconds_max -= time.monotonic() - begun
+        if not on(error) or seconds_max <= settings.retry_wait_ms_min / 1000:
+            raise
+    await asyncio.sleep(settings.retry_wait_ms_min / 1000)
+    seconds_max -= settings.retry_wait_ms_min / 1000
     async for attempt in stamina.retry_context(
         on=on,
         attempts=None,

@@ -11,7 +11,9 @@ from isthmus.gateway.v1 import cache_service_pb2, cache_service_pb2_grpc, pool_s
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
+from gateway.access.jwks import Jwks
 from gateway.access.rpc import admitting
+from gateway.access.tokens import EitherGate, TokenGate
 from gateway.backend import Backend
 from gateway.caches.caches import Caches
 from gateway.caches.keeper import Keeper
@@ -44,6 +46,9 @@ from services.rpc import Channels, GrpcServer
 # A draining gateway still lets those turns be cancelled that it waits for.
 CANCEL_TURN: Final = "/isthmus.session.v1.SessionService/CancelTurn"
 CANCEL_OPERATION: Final = "/google.longrunning.Operations/CancelOperation"
+# Where others serve its port, too, it answers what still comes in over connections that it has not got rid of yet.
+_SERVICE: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+ALL_METHODS: Final = tuple(f"/{_SERVICE.full_name}/{each.name}" for each in _SERVICE.methods)
 
 
 class GatewayRoom:
@@ -61,7 +66,7 @@ class GatewayRoom:
         self._server = GrpcServer(
             context,
             message_bytes_max=context.settings.rpc.edge_message_bytes_max,
-            finishing=[CANCEL_TURN, CANCEL_OPERATION],
+            finishing=[CANCEL_TURN, CANCEL_OPERATION] if context.shared_listen is None else ALL_METHODS,
             admit=limiting(admitting(lambda: self._gate), lambda: self._limiter),
         )
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
@@ -88,8 +93,7 @@ class GatewayRoom:
         settings = self._settings
         connection = valkey.connect(settings.valkey)
         self._closing.push_async_callback(connection.aclose)
-        if settings.gateway.access.mode == "keys":
-            self._gate = KeyGate(connection, settings.gateway.access)
+        self._gate = await self._opened_gate(connection)
         self._closing.callback(self._gate.close)
         self._limiter = Limiter(connection, settings, self._limit_metrics)
         await self._limiter.start()
@@ -124,6 +128,17 @@ class GatewayRoom:
             self._turns.close()
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
+
+    async def _opened_gate(self, connection: valkey.Client) -> Gate:
+        access = self._settings.gateway.access
+        keys = KeyGate(connection, access) if access.wants_keys else None
+        if not access.wants_tokens:
+            return keys or self._gate
+        jwks = Jwks(access.jwt)
+        await jwks.start()
+        self._closing.push_async_callback(jwks.stop)
+        tokens = TokenGate(jwks, access)
+        return tokens if keys is None else EitherGate(keys, tokens)
 
     async def _add_pools(self, connection: valkey.Client, view: View, replicas: Replicas) -> None:
         acknowledger = valkey.Acknowledger(connection, self._settings.valkey)
@@ -174,8 +189,11 @@ class GatewayRoom:
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
-            app = create_app(backend, turns, jobs, self._gate, settings, self._context.lifecycle)
-            self._http = HttpServer(app, self._context.http_listen, settings)
+            shared = self._context.shared_http_listen
+            app = create_app(
+                backend, turns, jobs, self._gate, settings, self._context.lifecycle, shares_port=shared is not None
+            )
+            self._http = HttpServer(app, self._context.http_listen, settings, shared)
             await self._http.start()
             self._closing.push_async_callback(self._stop_http, 0)
         jobs.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +15,11 @@ from typing import Any, Final, Protocol
 import structlog
 import uvloop
 
-from services import logs, telemetry
+from services import allocator, logs, telemetry
 from services.config import ConfigError, Settings, load_settings
+
+# Objects that are made between two looks of the collector; a turn makes some thousands, nearly none of them in cycles.
+_YOUNG_OBJECTS: Final = 10_000
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -74,13 +78,18 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class RoomContext:
-    """What a room is started with. `listen` and `http_listen` are `host:port`; port 0 lets the system choose."""
+    """What a room is started with. `listen` and `http_listen` are `host:port`; port 0 lets the system choose.
+
+    `shared_listen` and `shared_http_listen` are further addresses, which it serves together with other processes.
+    """
 
     settings: Settings
     member_id: str
     listen: str
     http_listen: str | None = None
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    shared_listen: str | None = None
+    shared_http_listen: str | None = None
 
 
 class Room(Protocol):
@@ -104,8 +113,9 @@ RoomFactory = Callable[[RoomContext], Room]
 def run_room(factory: RoomFactory, argv: Sequence[str] | None = None) -> int:
     """The main of a room's process: returns the exit code, 0 after a clean stop.
 
-    Flags are --member, --listen, --weight and, for a room with an HTTP edge, --http; settings come from the file that
-    ISTHMUS_CONFIG names. SIGTERM or SIGINT drains and stops; a second one stops at once.
+    Flags are --member, --listen, --weight and, for a room with an HTTP edge, --http; --shared-listen and --shared-http
+    are addresses that several processes of a room serve together. Settings come from the file that ISTHMUS_CONFIG
+    names. SIGTERM or SIGINT drains and stops; a second one stops at once.
     """
     arguments = _parse(argv)
     try:
@@ -114,7 +124,15 @@ def run_room(factory: RoomFactory, argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
-    context = RoomContext(settings, arguments.member, arguments.listen, arguments.http)
+    context = RoomContext(
+        settings,
+        arguments.member,
+        arguments.listen,
+        arguments.http,
+        shared_listen=arguments.shared_listen,
+        shared_http_listen=arguments.shared_http,
+    )
+    allocator.bound()
     return uvloop.run(_run(factory, context))
 
 
@@ -123,6 +141,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--member", required=True, metavar="ID", help="this process's name in the mesh")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where gRPC is served")
     parser.add_argument("--http", default=None, metavar="HOST:PORT", help="where HTTP is served, for the gateway")
+    parser.add_argument(
+        "--shared-listen", metavar="HOST:PORT", help="where it serves gRPC together with others of its room"
+    )
+    parser.add_argument("--shared-http", metavar="HOST:PORT", help="the same for HTTP")
     parser.add_argument("--weight", type=float, metavar="W", help="its share of the sessions, against 1.0 of others")
     return parser.parse_args(argv)
 
@@ -134,6 +156,7 @@ async def _run(factory: RoomFactory, context: RoomContext) -> int:
     telemetry.configure(context.settings.telemetry, room=room.name, member_id=context.member_id)
     log = structlog.get_logger("lifecycle")
     context.lifecycle.watch(lambda state: log.info("state", state=state.value))
+    context.lifecycle.watch(_settle_collector)
     signals = _Signals()
     signals.install()
     serving = asyncio.create_task(_serve(room, signals), name="room")
@@ -149,6 +172,14 @@ async def _run(factory: RoomFactory, context: RoomContext) -> int:
     signals.remove()
     await asyncio.to_thread(telemetry.shutdown)
     return code
+
+
+def _settle_collector(state: State) -> None:
+    """What a room holds once it is ready stays: the collector looks at what has come since, and less often."""
+    if state is State.READY:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 async def _serve(room: Room, signals: _Signals) -> None:

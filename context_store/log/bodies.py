@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
@@ -32,6 +32,8 @@ class Bodies:
         self._log = log
         self._bytes_max = bytes_max
         self._kept: OrderedDict[_Place, fragment_pb2.Fragment] = OrderedDict()
+        # What is kept of each session: one that is erased must not cost a look at all the others.
+        self._places: defaultdict[Keys, set[_Place]] = defaultdict(set)
         self.memory_bytes = 0
         self._forgotten = 0
 
@@ -41,24 +43,23 @@ class Bodies:
             place = (keys, incarnation, fragment.sequence)
             if place not in self._kept:
                 self.memory_bytes += _weight(fragment)
+                self._places[keys].add(place)
             self._kept[place] = fragment
             self._kept.move_to_end(place)
         while self.memory_bytes > self._bytes_max and self._kept:
-            self.memory_bytes -= _weight(self._kept.popitem(last=False)[1])
+            self._let_go(next(iter(self._kept)))
 
     def forget(self, keys: Keys, incarnation: bytes, sequence: int) -> None:
         """Lets go of a fragment that is being erased, and of what reads under way may have of it."""
         self._forgotten += 1
-        fragment = self._kept.pop((keys, incarnation, sequence), None)
-        if fragment is not None:
-            self.memory_bytes -= _weight(fragment)
+        place = (keys, incarnation, sequence)
+        if place in self._kept:
+            self._let_go(place)
 
     def drop(self, keys: Keys) -> tuple[int, int]:
         """Lets go of all fragments of a session; how many there were, and about their bytes."""
         self._forgotten += 1
-        places = [place for place in self._kept if place[0] == keys]
-        sizes = [_weight(self._kept.pop(place)) for place in places]
-        self.memory_bytes -= sum(sizes)
+        sizes = [self._let_go(place) for place in tuple(self._places.get(keys, ()))]
         return len(sizes), sum(sizes)
 
     async def get(
@@ -84,6 +85,16 @@ class Bodies:
         if is_window and forgotten == self._forgotten:
             self.keep(keys, incarnation, whole)
         return whole
+
+    def _let_go(self, place: _Place) -> int:
+        """Its bytes."""
+        size = _weight(self._kept.pop(place))
+        self.memory_bytes -= size
+        places = self._places[place[0]]
+        places.discard(place)
+        if not places:
+            del self._places[place[0]]
+        return size
 
 
 def _runs(sequences: list[int]) -> Iterator[list[int]]:

@@ -129,17 +129,23 @@ class KeyGate:
         return int(self._ticks() * 1000)
 
 
-def bearer(authorization: Sequence[str]) -> ApiKey:
-    """The key in the call's one credential. MalformedKey says, without the key, what is there instead."""
+def shown(authorization: Sequence[str], what: str = "API key") -> str:
+    """The call's one credential. MalformedKey says what is there instead."""
     if not authorization:
-        raise MalformedKey("no API key came with the call")
+        raise MalformedKey(f"no {what} came with the call")
     if len(authorization) > 1:
         raise MalformedKey(f"{len(authorization)} credentials came with the call")
     scheme, _, credential = authorization[0].partition(" ")
     if scheme.lower() != _SCHEME:
         raise MalformedKey("the credential is not of the scheme Bearer")
+    return credential.strip()
+
+
+def bearer(authorization: Sequence[str]) -> ApiKey:
+    """The key in the call's one credential. MalformedKey says, without the key, what is there instead."""
+    credential = shown(authorization)
     try:
-        return parse(credential.strip())
+        return parse(credential)
     except MalformedKey as error:
         raise MalformedKey(f"the API key cannot be one: {error}") from None
 

@@ -16,7 +16,10 @@ _WINDOW_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Who was refused, what, where from, why. `key` is the id that was shown; `tenant` is told if the secret fitted."""
+    """Who was refused, what, where from, why.
+
+    `key` is the id that was shown, of a token its user; `tenant` is told if the secret fitted.
+    """
 
     what: str
     peer: str

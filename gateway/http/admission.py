@@ -16,12 +16,18 @@ _ALWAYS = ("/healthz", "/metrics")
 
 
 class Admitted:
-    """Lets through at most `gateway.http_requests_count_max` requests at a time."""
+    """Lets through at most `gateway.http_requests_count_max` requests at a time.
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings, lifecycle: Lifecycle) -> None:
+    `shares_port`: others take what is new, and what still comes in while it drains is served.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: GatewaySettings, lifecycle: Lifecycle, *, shares_port: bool = False
+    ) -> None:
         self._app = app
         self._count_max = settings.http_requests_count_max
         self._lifecycle = lifecycle
+        self._serves = {State.READY, State.DRAINING} if shares_port else {State.READY}
         self._count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +44,7 @@ class Admitted:
 
     def _refusal(self) -> IsthmusError | None:
         state = self._lifecycle.state
-        if state is not State.READY:
+        if state not in self._serves:
             message = f"this gateway is {state.value}; ask another one, or wait"
             return IsthmusError(errors_pb2.ERROR_REASON_NOT_READY, message)
         if self._count >= self._count_max:

@@ -54,7 +54,14 @@ _HANDLERS = [
 
 
 def create_app(
-    backend: Backend, turns: TurnDriver, jobs: TurnJobs, gate: Gate, settings: Settings, lifecycle: Lifecycle
+    backend: Backend,
+    turns: TurnDriver,
+    jobs: TurnJobs,
+    gate: Gate,
+    settings: Settings,
+    lifecycle: Lifecycle,
+    *,
+    shares_port: bool = False,
 ) -> ASGIApp:
     """The ASGI application of a gateway."""
     measures = HttpMetrics(turns.metrics.registry)
@@ -87,4 +94,4 @@ def create_app(
         logging_config=None,
     )
     told = Told(litestar, turns.admission.limiter)
-    return Traced(Measured(Admitted(told, settings.gateway, lifecycle), measures))
+    return Traced(Measured(Admitted(told, settings.gateway, lifecycle, shares_port=shares_port), measures))

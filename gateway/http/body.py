@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from litestar import Request
@@ -78,8 +78,9 @@ class BoundedRequest(Request[Any, Any, Any]):
                 break
         if len(body) > bytes_max:
             raise Refusal(413, "request_too_large", None, _too_large(bytes_max))
-        # Litestar takes an empty body for none at all and would not decode it; white space is as little JSON.
-        return bytes(body) or b" "
+        # Litestar takes an empty body for none at all and would not decode it; white space is as little JSON. It is not
+        # copied into bytes, as only `decode` reads it, to which any buffer will do.
+        return cast("bytes", body or b" ")
 
 
 class StrictBody(AbstractDTO[msgspec.Struct]):
@@ -121,7 +122,7 @@ class StrictBody(AbstractDTO[msgspec.Struct]):
         return False
 
 
-def decode(body: bytes, shape: type[T]) -> T:
+def decode(body: bytes | bytearray, shape: type[T]) -> T:
     """The body in its shape.
 
     Refusal (400) with OpenAI's code: `invalid_json`, `invalid_utf8`, `unknown_parameter`, `unsupported_parameter`,
@@ -148,7 +149,7 @@ def _too_large(bytes_max: int) -> str:
     )
 
 
-def _not_json(body: bytes, detail: str) -> Refusal:
+def _not_json(body: bytes | bytearray, detail: str) -> Refusal:
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -156,7 +157,7 @@ def _not_json(body: bytes, detail: str) -> Refusal:
     return Refusal(400, "invalid_json", None, f"the body is not JSON: {detail}; expected one JSON object")
 
 
-def _not_utf8(body: bytes) -> Refusal:
+def _not_utf8(body: bytes | bytearray) -> Refusal:
     offset = len(body)
     try:
         body.decode()

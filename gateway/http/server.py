@@ -18,17 +18,23 @@ from services.config import Settings
 # Cancelled requests only have to unwind; what they leave behind is bounded elsewhere.
 _UNWIND_S = 1.0
 _BACKLOG = 1024
+# What a client that has just connected may take to send its request to a server that goes.
+_FIRST_REQUEST_S = 1.0
 
 
 class HttpServer:
-    """One listening socket. `listen` is `host:port`; port 0 lets the system choose, `address` tells which."""
+    """A listening socket. `listen` is `host:port`; port 0 lets the system choose, `address` tells which.
 
-    def __init__(self, app: ASGIApp, listen: str, settings: Settings) -> None:
+    `shared` is another address, which other processes serve, too: the system deals its connections out.
+    """
+
+    def __init__(self, app: ASGIApp, listen: str, settings: Settings, shared: str | None = None) -> None:
         self._listen = listen
+        self._shared = shared
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=_Protocol,
+                http=_Protocol if shared is None else _SharedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -47,7 +53,10 @@ class HttpServer:
         bound = _bind(self._listen)
         host, port = bound.getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._serving = asyncio.create_task(self._server.serve(sockets=[bound]), name="http-server")
+        sockets = [bound]
+        if self._shared is not None:
+            sockets.append(_bind(self._shared, shared=True))
+        self._serving = asyncio.create_task(self._server.serve(sockets=sockets), name="http-server")
         started = asyncio.create_task(self._server.started_event.wait())
         await asyncio.wait({self._serving, started}, return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
@@ -106,7 +115,35 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def _bind(listen: str) -> socket.socket:
+class _SharedProtocol(_Protocol):
+    """On a port that others serve, too: a connection that the server got just before it goes is served once more."""
+
+    _is_last = False
+
+    def shutdown(self) -> None:
+        if self._was_asked:
+            super().shutdown()
+            return
+        self._is_last = True
+        self.loop.call_later(_FIRST_REQUEST_S, self._close_unused)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._is_last and self._was_asked:
+            self.cycle.keep_alive = False
+
+    def _close_unused(self) -> None:
+        if not self._was_asked:
+            self.transport.close()
+
+    @property
+    def _was_asked(self) -> bool:
+        # uvicorn's type says that there is always one.
+        cycle: object = self.cycle
+        return cycle is not None
+
+
+def _bind(listen: str, *, shared: bool = False) -> socket.socket:
     host, separator, port = listen.rpartition(":")
     if not separator or not port.isdecimal():
         raise ValueError(f"http listen address: {listen!r}; expected HOST:PORT, such as 127.0.0.1:8000 or [::1]:0")
@@ -116,6 +153,8 @@ def _bind(listen: str) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind((host, int(port)))
         bound.listen(_BACKLOG)
     except OSError as error:

@@ -41,6 +41,8 @@ shards_app = typer.Typer(
 )
 app.add_typer(shards_app, name="shards")
 app.add_typer(pools_app, name="pools")
+gateways_app = typer.Typer(help="The gateway's processes of a running mesh.", no_args_is_help=True)
+app.add_typer(gateways_app, name="gateways")
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(webhooks_app, name="webhooks")
@@ -284,6 +286,17 @@ def drain_shard(
     from services.cli.shards import drain_shard
 
     drain_shard(home, shard, as_json=as_json)
+
+
+@gateways_app.command("restart")
+def restart_gateways(home: HomeOption = None, as_json: Json = False) -> None:
+    """Start the gateway's processes anew, one after the other: each drains while the others serve.
+
+    For meshes with `gateway.processes_count` of two or more.
+    """
+    from services.cli.gateways import restart_gateways
+
+    restart_gateways(home, as_json=as_json)
 
 
 @app.command("config")

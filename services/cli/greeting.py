@@ -64,6 +64,13 @@ class Greeting:
         if made and not self._as_json:
             console().print(f"  key   {made}\n        shown once, and kept in {file}\n", markup=False)
 
+    def not_asked(self) -> None:
+        """The mesh lets in tokens alone, so there is no turn to show."""
+        if self._as_json:
+            print_json(self._mesh)
+        else:
+            console().print("  Calls need a token of the issuer (gateway.access.jwt); no turn is shown.", markup=False)
+
     def asked(self, question: str) -> None:
         """The turn begins."""
         if not self._as_json:

@@ -14,7 +14,7 @@ from services.cli.status import live_states
 from services.cli.target import running_mesh
 from services.config import MembershipSettings, Settings
 from services.ring import Ring
-from services.supervisor.control import AddShard, DrainShard, Request, ask
+from services.supervisor.control import AddShard, Answer, DrainShard, Request, ask
 from services.supervisor.home import Home
 from services.supervisor.plan import SHARD
 from services.supervisor.state import MeshState, ProcessPhase, ProcessState
@@ -45,7 +45,7 @@ def list_shards(home: Path | None, *, as_json: bool) -> None:
 
 def add_shard(home: Path | None, *, as_json: bool) -> None:
     """Starts one more shard; returns when it is ready and sessions move to it. Raises CliError."""
-    added = _ask(running_mesh(home), AddShard())
+    added = _changed(running_mesh(home), AddShard())
     if as_json:
         print_json({"shard": _row(added, added.phase.value)})
     else:
@@ -54,7 +54,7 @@ def add_shard(home: Path | None, *, as_json: bool) -> None:
 
 def drain_shard(home: Path | None, name: str, *, as_json: bool) -> None:
     """Has a shard finish its open turns and go; returns when it is gone. Raises CliError."""
-    drained = _ask(running_mesh(home), DrainShard(name))
+    drained = _changed(running_mesh(home), DrainShard(name))
     if as_json:
         print_json({"shard": _row(drained, "drained") | {"pid": None}})
     else:
@@ -81,15 +81,22 @@ def _row(shard: ProcessState, state: str, share: float | None = None) -> dict[st
     return row if share is None else row | {"share": share}
 
 
-def _ask(mesh: MeshState, request: Request) -> ProcessState:
+def ask_mesh(mesh: MeshState, request: Request) -> Answer:
+    """What the mesh has done. Raises CliError where it does not answer, and for what it refuses."""
     try:
         timeout_ms = _settings(mesh).supervisor.control_ms_max + _ANSWER_MS_MAX
         answer = ask(Home(Path(mesh.home)), request, timeout_ms)
     except OSError as error:
         raise CliError("MESH_NOT_FOUND", f"the mesh on {mesh.home} does not answer: {error}") from None
-    if answer.process is None:
+    if answer.reason:
         raise CliError(answer.reason, answer.message)
-    return answer.process
+    return answer
+
+
+def _changed(mesh: MeshState, request: Request) -> ProcessState:
+    process = ask_mesh(mesh, request).process
+    assert process is not None, "a shard's change that is not refused answers with the shard"
+    return process
 
 
 def _settings(mesh: MeshState) -> Settings:

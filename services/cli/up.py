@@ -97,7 +97,9 @@ class _Showing:
     def __init__(self, greeting: Greeting, once: bool, settings: Settings) -> None:
         self._greeting = greeting
         self._once = once
-        self._wants_keys = settings.gateway.access.mode == "keys"
+        self._wants_keys = settings.gateway.access.wants_keys
+        # Who may come in is the issuer's to say, and this command has no token of it.
+        self._may_ask = self._wants_keys or not settings.gateway.access.wants_tokens
         self._begun = time.monotonic()
         self._done = False
         self._error: CliError | None = None
@@ -107,7 +109,10 @@ class _Showing:
         self._greeting.ready(mesh, int((time.monotonic() - self._begun) * 1_000))
         client = Client(mesh.grpc, _TURN_PATIENCE_MS, await self._api_key(Home(Path(mesh.home))))
         try:
-            await asyncio.to_thread(self._turn, client)
+            if self._may_ask:
+                await asyncio.to_thread(self._turn, client)
+            else:
+                self._greeting.not_asked()
         finally:
             # When a signal cancels this, it ends the call that the thread waits for.
             client.close()

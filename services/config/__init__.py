@@ -9,6 +9,7 @@ from services.config.caches import CacheSettings
 from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
 from services.config.jobs import JobSettings, WebhookSettings
+from services.config.jwt import JwtSettings
 from services.config.limits import CallerLimits, LimitsSettings, Price
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
@@ -43,6 +44,7 @@ __all__ = [
     "HedgeSettings",
     "InferenceSettings",
     "JobSettings",
+    "JwtSettings",
     "LimitsSettings",
     "MembershipSettings",
     "MeshSettings",

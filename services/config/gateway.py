@@ -18,6 +18,8 @@ class GatewaySettings(Section):
 
     # Who may call it.
     access: AccessSettings = AccessSettings()
+    # Processes that serve one gateway's two ports together, on one machine.
+    processes_count: int = Field(default=1, ge=1, le=64)
     # What they may use up, and the line before turns.
     limits: LimitsSettings = LimitsSettings()
     # Pools by name, the routes to them by the model that is asked for, and what their failures may cost.

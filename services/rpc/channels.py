@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import grpc
 
 from services.config import RpcSettings
-from services.rpc.calls import client_interceptors
+from services.rpc.calls import HopChannel
 
 
 class Channels:
@@ -33,10 +33,10 @@ class Channels:
         """The channel to a `host:port` where a room named `peer` listens; its spans are labelled `<room>.<peer>`."""
         channel = self._channels.get((target, peer))
         if channel is None:
-            channel = grpc.aio.insecure_channel(
-                target,
-                options=self._options,
-                interceptors=client_interceptors(f"{self._room}.{peer}", self._settings.deadline_ms_default / 1000),
+            channel = HopChannel(
+                grpc.aio.insecure_channel(target, options=self._options),
+                f"{self._room}.{peer}",
+                self._settings.deadline_ms_default / 1000,
             )
             self._channels[target, peer] = channel
             self._evict()

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from isthmus.errors.v1 import errors_pb2
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
+from services import telemetry
 from services.errors import DETAILS_KEY, IsthmusError, UpstreamUnavailable, from_rpc_error, to_status
 from services.lifecycle import Lifecycle, State
 from services.rpc import deadlines, redirects, validation
@@ -109,9 +110,17 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
         traced = await self._tracing.intercept_service(inner, _Method(method))
         reader = handler.request_deserializer
         assert traced is not None, f"{method}: the instrumentation dropped the handler that it was given"
+        recorded = _behavior(traced)
+
+        async def serve(request: Any, context: Context) -> Any:
+            if telemetry.records():
+                return await recorded(request, context)
+            with telemetry.continued(_traceparent(context)):
+                return await guarded(request, context)
+
         assert reader is not None, f"{method}: expected a handler of a generated stub, which has a deserializer"
         return _KINDS[handler.request_streaming, handler.response_streaming](
-            _behavior(traced),
+            serve,
             request_deserializer=validation.forgiving(reader),
             response_serializer=handler.response_serializer,
         )
@@ -157,6 +166,13 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
             self._open -= 1
             if not self._open:
                 self._idle.set()
+
+
+def _traceparent(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == telemetry.TRACEPARENT:
+            return value if isinstance(value, str) else None
+    return None
 
 
 def _single(handler: Handler) -> Behavior:

@@ -41,11 +41,16 @@ class GrpcServer:
         self._settings = context.settings.rpc
         self._lifecycle = context.lifecycle
         self._listen = context.listen
+        self._shared = context.shared_listen
         self._names: list[str] = []
         self._interceptor = RoomInterceptor(self._lifecycle, self._settings.concurrent_rpcs_max, finishing, admit)
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
-            options=server_options(self._settings, message_bytes_max or self._settings.message_bytes_max),
+            options=server_options(
+                self._settings,
+                message_bytes_max or self._settings.message_bytes_max,
+                shares_port=context.shared_listen is not None,
+            ),
         )
         self._health = health.aio.HealthServicer()
         self._health_task: asyncio.Task[None] | None = None
@@ -70,10 +75,9 @@ class GrpcServer:
         reflected = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(reflected, self._server)
         host, _, _ = self._listen.rpartition(":")
-        try:
-            port = self._server.add_insecure_port(self._listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._listen}: {error}") from None
+        port = self._bind(self._listen)
+        if self._shared is not None:
+            self._bind(self._shared)
         await self._server.start()
         self.address = f"{host}:{port}"
         self._lifecycle.watch(self._show)
@@ -81,7 +85,13 @@ class GrpcServer:
         return self.address
 
     async def drain(self) -> None:
-        """Waits until the open rpcs have ended, at most `rpc.drain_ms_max`. The lifecycle is DRAINING by then."""
+        """Waits until the open rpcs have ended, at most `rpc.drain_ms_max`. The lifecycle is DRAINING by then.
+
+        On a port that others serve, too, new connections are theirs from here on, and callers are told to leave theirs.
+        """
+        if self._shared is not None:
+            await self._server.stop(grace=self._settings.drain_ms_max / 1000)
+            return
         try:
             async with asyncio.timeout(self._settings.drain_ms_max / 1000):
                 await self._interceptor.wait_idle()
@@ -100,6 +110,12 @@ class GrpcServer:
         if self._health_task is not None:
             await self._health_task
 
+    def _bind(self, listen: str) -> int:
+        try:
+            return int(self._server.add_insecure_port(listen))
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {listen}: {error}") from None
+
     def _show(self, state: State) -> None:
         self._health_task = asyncio.get_running_loop().create_task(self._tell(state))
 
@@ -110,8 +126,10 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-def server_options(settings: RpcSettings, message_bytes_max: int) -> list[tuple[str, int]]:
-    """gRPC's arguments for a server: message bounds, keepalive, and no sharing of ports."""
+def server_options(
+    settings: RpcSettings, message_bytes_max: int, *, shares_port: bool = False
+) -> list[tuple[str, int]]:
+    """gRPC's arguments for a server: message bounds, keepalive, and no sharing of ports that was not asked for."""
     return [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", message_bytes_max),
@@ -121,5 +139,5 @@ def server_options(settings: RpcSettings, message_bytes_max: int) -> list[tuple[
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", settings.keepalive_ms // 2),
         # Two processes on one port would split its connections between them without a word.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shares_port)),
     ]

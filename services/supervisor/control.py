@@ -14,6 +14,7 @@ import msgspec
 
 from services.config import SupervisorSettings
 from services.supervisor.errors import SupervisorError
+from services.supervisor.gateways import Gateways
 from services.supervisor.home import Home
 from services.supervisor.shards import Shards
 from services.supervisor.state import ProcessState
@@ -31,23 +32,29 @@ class DrainShard(msgspec.Struct, frozen=True, tag="drain_shard", tag_field="ask"
     name: str
 
 
+class RenewGateways(msgspec.Struct, frozen=True, tag="renew_gateways", tag_field="ask"):
+    """The gateway's processes are to be started anew, one after the other."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The shard that came or went, or why none did."""
+    """The shard that came or went, or the gateway's processes; or why nothing was done."""
 
     process: ProcessState | None = None
+    processes: list[ProcessState] = msgspec.field(default_factory=list)
     reason: str = ""
     message: str = ""
 
 
-Request = AddShard | DrainShard
+Request = AddShard | DrainShard | RenewGateways
 
 
 class Door:
-    """Answers requests while it is open: `async with Door(home, shards, settings)`."""
+    """Answers requests while it is open: `async with Door(home, shards, gateways, settings)`."""
 
-    def __init__(self, home: Home, shards: Shards, settings: SupervisorSettings) -> None:
+    def __init__(self, home: Home, shards: Shards, gateways: Gateways, settings: SupervisorSettings) -> None:
         self._home = home
         self._shards = shards
+        self._gateways = gateways
         self._settings = settings
         self._server: asyncio.Server | None = None
         self._callers: set[asyncio.Task[None]] = set()
@@ -87,7 +94,7 @@ class Door:
         try:
             async with asyncio.timeout(limits.control_ms_max / 1_000):
                 request = msgspec.json.decode(await reader.readline(), type=Request)
-                return Answer(process=await self._do(request))
+                return await self._do(request)
         except SupervisorError as error:
             return Answer(reason=error.reason, message=str(error))
         except TimeoutError:
@@ -97,12 +104,14 @@ class Door:
         except (ValueError, msgspec.MsgspecError) as error:
             return Answer(reason="INVALID_REQUEST", message=f"not a request that this mesh knows: {error}")
 
-    async def _do(self, request: Request) -> ProcessState:
+    async def _do(self, request: Request) -> Answer:
         match request:
             case AddShard():
-                return await self._shards.add()
+                return Answer(process=await self._shards.add())
             case DrainShard(name):
-                return await self._shards.drain(name)
+                return Answer(process=await self._shards.drain(name))
+            case RenewGateways():
+                return Answer(processes=await self._gateways.renew())
 
 
 def ask(home: Home, request: Request, timeout_ms: int) -> Answer:

@@ -16,10 +16,20 @@ from services.config import Settings
 from services.cores import cores_count
 from services.supervisor import leftovers, ports, state, valkey
 from services.supervisor.control import Door
+from services.supervisor.gateways import Gateways
 from services.supervisor.home import Home, HomeLock
 from services.supervisor.logline import LogLine
 from services.supervisor.logmux import OWN_NAME, Echo, LogMux, RotatingFile
-from services.supervisor.plan import Plan, RoomPlan, ValkeyPlan, child_environment, inner_addresses, mesh_plan, rooms
+from services.supervisor.plan import (
+    Pair,
+    Plan,
+    RoomPlan,
+    ValkeyPlan,
+    child_environment,
+    inner_addresses,
+    mesh_plan,
+    rooms,
+)
 from services.supervisor.ports import Address
 from services.supervisor.replicas import allowances, environments, with_all_named, with_cores_shared
 from services.supervisor.shards import Shards
@@ -59,10 +69,12 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
     names = rooms(settings.mesh.shards, settings.mesh.replicas)
     valkey_count = valkey.ports_count(valkey.mode_of(limits.valkey))
     doors_count = 2 * settings.mesh.gateways
-    count = valkey_count + doors_count + settings.mesh.replicas + len(names)
+    behind_count = _behind_count(settings)
+    count = valkey_count + doors_count + 2 * sum(behind_count) + settings.mesh.replicas + len(names)
     free = ports.free_ports(_LOOPBACK, count, limits.port_min, limits.port_max, SystemRandom())
     supply = iter(free[valkey_count:])
     gateways = _gateways(settings, list(itertools.islice(supply, doors_count)))
+    behind = [[_pair(supply) for _ in range(count)] for count in behind_count]
     metrics = [Address(_LOOPBACK, port) for port in itertools.islice(supply, settings.mesh.replicas)]
     environment = child_environment(os.environ, str(home.settings))
     store = valkey.prepare(home, settings, _LOOPBACK, free[:valkey_count], environment)
@@ -73,6 +85,7 @@ def plan_mesh(settings: Settings, home: Home) -> Plan:
         gateways=gateways,
         inner=inner_addresses(names, _LOOPBACK, list(supply)),
         metrics=metrics,
+        behind=behind,
     )
 
 
@@ -103,7 +116,7 @@ async def run_mesh(supervisor: Supervisor, serve: Serve) -> None:
 
 async def _start_and_serve(supervisor: Supervisor, serve: Serve) -> None:
     await supervisor.start()
-    async with Door(supervisor.home, Shards(supervisor), supervisor.settings):
+    async with Door(supervisor.home, Shards(supervisor), Gateways(supervisor), supervisor.settings):
         await serve(supervisor.state)
 
 
@@ -137,6 +150,16 @@ def _gateways(settings: Settings, free: Sequence[int]) -> list[tuple[Address, Ad
     pairs = zip(free[2::2], free[3::2], strict=True)
     others = [(Address(grpc.host, first), Address(http.host, second)) for first, second in pairs]
     return [(grpc, http), *others]
+
+
+def _behind_count(settings: Settings) -> list[int]:
+    """How many processes serve each gateway's addresses together; nothing where each is served by one."""
+    count = settings.gateway.processes_count
+    return [count] * settings.mesh.gateways if count > 1 else []
+
+
+def _pair(supply: Iterator[int]) -> Pair:
+    return Address(_LOOPBACK, next(supply)), Address(_LOOPBACK, next(supply))
 
 
 def _chosen(option: str, address: Address, free_port: int) -> Address:

@@ -6,10 +6,13 @@ import enum
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from services.config import ValkeySettings
 from services.supervisor.ports import Address
+
+# Where gRPC is served, and where HTTP.
+Pair: TypeAlias = tuple[Address, Address]
 
 CONFIG_VARIABLE: Final = "ISTHMUS_CONFIG"
 _OWN_PREFIX: Final = "ISTHMUS_"
@@ -96,13 +99,22 @@ class RoomPlan:
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
     replicas: Sequence[Mapping[str, str]] = ()
 
-    def spec(self, room: str, number: int, address: Address, http: Address | None = None) -> ProcessSpec:
-        """The process of that number; `http` is for a gateway and for a replica."""
+    def spec(
+        self, room: str, number: int | str, address: Address, http: Address | None = None, shared: Pair | None = None
+    ) -> ProcessSpec:
+        """The process of that number; `http` is for a gateway and for a replica.
+
+        `shared` are a gateway's further addresses for gRPC and HTTP, which others of its kind serve, too.
+        """
         name = process_name(room, number)
         # -P: a folder of the same name in the user's working directory must not stand for the room.
         argv = (self.python, "-P", "-m", room, "--member", name, "--listen", str(address))
-        edge = ("--http", str(http)) if http is not None else ()
-        own = self.replicas[number] if room == REPLICA and number < len(self.replicas) else {}
+        edge: tuple[str, ...] = ("--http", str(http)) if http is not None else ()
+        if shared is not None:
+            edge += ("--shared-listen", str(shared[0]), "--shared-http", str(shared[1]))
+        own = (
+            self.replicas[number] if room == REPLICA and isinstance(number, int) and number < len(self.replicas) else {}
+        )
         return ProcessSpec(
             name,
             room,
@@ -128,7 +140,7 @@ class Plan:
     rooms: RoomPlan
 
 
-def process_name(room: str, number: int) -> str:
+def process_name(room: str, number: int | str) -> str:
     """What a process is called in the mesh: `context-store-0`."""
     return f"{room.replace('_', '-')}-{number}"
 
@@ -156,21 +168,32 @@ def mesh_plan(
     room_plan: RoomPlan,
     valkey: ValkeyPlan,
     *,
-    gateways: Sequence[tuple[Address, Address]],
+    gateways: Sequence[Pair],
     inner: Mapping[str, Sequence[Address]],
     metrics: Sequence[Address],
+    behind: Sequence[Sequence[Pair]] = (),
 ) -> Plan:
     """The plan of a whole mesh. `gateways` are pairs of gRPC and HTTP addresses, the first pair the one that users see;
-    `inner` gives each other room its addresses, one a process, and `metrics` each replica another one.
+    `inner` gives each other room its addresses, one a process, and `metrics` each replica another one. `behind` are the
+    own addresses of the processes that serve each gateway's together; where there are none, one process serves them.
     """
     specs = [
         room_plan.spec(room, number, address, metrics[number] if room == REPLICA else None)
         for room, addresses in inner.items()
         for number, address in enumerate(addresses)
     ]
-    doors = [room_plan.spec(GATEWAY, number, grpc, http) for number, (grpc, http) in enumerate(gateways)]
+    doors = list(_doors(room_plan, gateways, behind))
     grpc, http = gateways[0]
     return Plan((*valkey.processes, *specs, *doors), grpc, http, valkey, room_plan)
+
+
+def _doors(rooms: RoomPlan, gateways: Sequence[Pair], behind: Sequence[Sequence[Pair]]) -> Iterator[ProcessSpec]:
+    for number, (grpc, http) in enumerate(gateways):
+        if not behind:
+            yield rooms.spec(GATEWAY, number, grpc, http)
+            continue
+        for place, own in enumerate(behind[number]):
+            yield rooms.spec(GATEWAY, f"{number}-{place}", *own, shared=(grpc, http))
 
 
 def inner_addresses(room_names: Sequence[str], host: str, ports: Sequence[int]) -> dict[str, list[Address]]:

@@ -63,6 +63,10 @@ class Supervisor:
         """One process. Raises UnknownProcess."""
         return self._find(name).state()
 
+    def specs(self) -> list[ProcessSpec]:
+        """What runs, or is to, in the order in which it was taken up."""
+        return [each.spec for each in self._kept.values()]
+
     async def start(self) -> None:
         """Returns when every process is ready. Raises SupervisorError, naming what is not, and why."""
         deadline = time.monotonic() + self.settings.start_ms_max / 1_000

@@ -200,7 +200,7 @@ def test_config_says_where_a_setting_of_access_came_from() -> None:
     assert document["settings"]["gateway"]["access"]["mode"] == "keys"
     assert document["sources"]["gateway.access"] == ", ".join(sorted(KEYED))
     wrong = Isthmus({"ISTHMUS_GATEWAY__ACCESS__MODE": "key"})("config", "--json").error
-    assert "gateway.access.mode: Input should be 'open' or 'keys'" in wrong["message"]
+    assert "gateway.access.mode: Input should be 'open', 'keys', 'jwt' or 'keys+jwt'" in wrong["message"]
 
 
 @given(st.integers(0, 999_999_999), st.sampled_from([("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]))

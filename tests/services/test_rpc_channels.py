@@ -15,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services import telemetry
 from services.config import RpcSettings, Settings, load_settings
 from services.errors import IsthmusError, UpstreamUnavailable
 from services.rpc import Channels, without_deadline
@@ -223,3 +224,32 @@ async def _hop(spans: InMemorySpanExporter) -> tuple[ReadableSpan, ReadableSpan]
 
     by_kind = await eventually(finished)
     return by_kind[trace.SpanKind.CLIENT], by_kind[trace.SpanKind.SERVER]
+
+
+@all_kinds
+async def test_a_trace_goes_through_all_hops_where_nobody_records_it(
+    channels: Channels, settings: Settings, kind: str, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "records", lambda: False)
+    seen: list[str] = []
+
+    async def inner(_: GetTurnRequest) -> None:
+        seen.append(telemetry.current_trace_id())
+
+    async with served(settings, Probe(inner)) as (server, _):
+        behind = ProbeClient(channels.get(server.address, peer="context_store"))
+
+        async def outer(each: GetTurnRequest) -> None:
+            seen.append(telemetry.current_trace_id())
+            await behind.call(kind, each)
+
+        async with served(settings, Probe(outer)) as (front, _):
+            client = ProbeClient(channels.get(front.address, peer="gateway"))
+            with telemetry.continued("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"):
+                await client.call("UnaryUnary", request())
+            await client.call("UnaryUnary", request())
+    assert seen[:2] == ["4bf92f3577b34da6a3ce929d0e0e4736"] * 2
+    # Who comes without a trace begins one.
+    assert seen[2] == seen[3] != seen[0]
+    assert int(seen[2], 16)
+    assert not spans.get_finished_spans()

@@ -39,6 +39,20 @@ def test_outside_of_a_trace_there_is_no_id() -> None:
     assert telemetry.current_trace_id() == ""
 
 
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "rubbish", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-{'A' * 32}-00f067aa0ba902b7-01", "00-" + "a" * 60],
+)
+def test_a_header_that_names_no_trace_begins_one(header: str | None) -> None:
+    with telemetry.continued(header):
+        trace_id = telemetry.current_trace_id()
+        assert int(trace_id, 16)
+        handed_on = telemetry.traceparent()
+    with telemetry.continued(handed_on):
+        assert telemetry.current_trace_id() == trace_id
+    assert telemetry.current_trace_id() == ""
+
+
 def test_a_line_says_who_what_and_in_which_trace(spans: InMemorySpanExporter, lines: Callable[[], str]) -> None:
     logs.configure(TelemetrySettings(), room="gateway", member_id="gateway-0")
     with telemetry.tracer.start_as_current_span("work"):

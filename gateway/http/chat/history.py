@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate
 
 from isthmus.session.v1 import message_pb2
 from msgspec import UNSET
 
 from gateway.bounds import MESSAGES_BYTES_MAX
 from gateway.http.body import refuse_unless
+from gateway.http.chat.packed import Packed
 from gateway.http.chat.shapes import ChatMessage, CreateChatCompletion
-from gateway.http.messages import ROLES_BY_NAME, check_text, tool_message
+from gateway.http.messages import ROLES_BY_NAME, TEXT_BYTES_MAX, check_text, tool_message
 from gateway.http.shapes import MESSAGES_COUNT_MAX
 from gateway.tools.calls import Call, canonical, joined
 from services.errors import InvalidField
 
 NAME_BYTES_MAX = 256
 _DIGEST_BYTES = 16
+# No answer was ever longer, so what is can be no part of a conversation, and is not worth its copies.
+_TEXT_CHARS_MAX = 4 << 20
+_READ = ChatMessage(role="user")
 # What an answer carries that is sent back, at values that say nothing.
 _NOTHING: dict[str, tuple[object, ...]] = {
     "annotations": ([],),
@@ -35,7 +38,7 @@ class History:
     and the UTF-8 bytes of its texts.
     """
 
-    messages: Sequence[message_pb2.Message]
+    messages: Packed
     paths: Sequence[str]
     states: Sequence[bytes]
     sizes: Sequence[int]
@@ -51,37 +54,54 @@ class History:
         text = canonical(reply, tools)
         return _next(self.states[-1], message_pb2.Message(role=message_pb2.ROLE_ASSISTANT, text=text))
 
-    def batches(self, begin: int, head: message_pb2.Message | None = None) -> list[list[message_pb2.Message]]:
+    def batches(self, begin: int, head: message_pb2.Message | None = None) -> list[Packed]:
         """The messages from `begin` on, in as few parts as the contract takes them in; the last is the turn's own.
 
         `head` is said before them. InvalidField by the path of one that is too long for it.
         """
-        batches: list[list[message_pb2.Message]] = [] if head is None else [[head]]
-        size = 0 if head is None else head.ByteSize()
-        for path, message in zip(self.paths[begin:], self.messages[begin:], strict=True):
-            check_text(f"{path}.content", message.text)
-            size += message.ByteSize()
-            if not batches or len(batches[-1]) == MESSAGES_COUNT_MAX or size > MESSAGES_BYTES_MAX:
-                batches.append([])
-                size = message.ByteSize()
-            batches[-1].append(message)
-        return batches
+        rest = self.messages[begin:]
+        messages = rest if head is None else rest.behind(head)
+        added = len(messages) - len(rest)
+        starts: list[int] = []
+        size = 0
+        for place in range(len(messages)):
+            own = messages.byte_size(place)
+            if own > TEXT_BYTES_MAX and place >= added:
+                check_text(f"{self.paths[begin + place - added]}.content", messages[place].text)
+            size += own
+            if not starts or place - starts[-1] == MESSAGES_COUNT_MAX or size > MESSAGES_BYTES_MAX:
+                starts.append(place)
+                size = own
+        return [messages[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
 
 def history(request: CreateChatCompletion) -> History:
-    """The request's messages; InvalidField or Refusal by the path of one that cannot be.
+    """The request's messages, which it has no more then; InvalidField or Refusal by the path of one that cannot be.
 
     Assistants that say nothing are left out, as the log has nothing of them either.
     """
-    read = [(f"messages[{index}]", each) for index, each in enumerate(request.messages)]
-    kept = [(path, message) for path, message in ((path, _message(path, each)) for path, each in read) if message.text]
-    if not kept:
-        raise InvalidField("messages", "say nothing, expected a text")
     _check_answers(request.messages)
-    messages = [message for _, message in kept]
-    states = accumulate(messages, _next, initial=_scope(request))
-    sizes = accumulate((len(message.text.encode()) for message in messages), initial=0)
-    return History(messages, [path for path, _ in kept], list(states), list(sizes))
+    packed: list[bytes] = []
+    paths: list[str] = []
+    states, sizes = [_scope(request)], [0]
+    for path, message in _taken(request):
+        if message.text:
+            packed.append(message.SerializeToString())
+            paths.append(path)
+            states.append(_next(states[-1], message))
+            sizes.append(sizes[-1] + len(message.text.encode()))
+    if not packed:
+        raise InvalidField("messages", "say nothing, expected a text")
+    return History(Packed(packed), paths, states, sizes)
+
+
+def _taken(request: CreateChatCompletion) -> Iterator[tuple[str, message_pb2.Message]]:
+    """The messages with their paths. Each is let go of when it was read: together they may be megabytes."""
+    sent, request.messages = request.messages, []
+    for index, each in enumerate(sent):
+        path = f"messages[{index}]"
+        yield path, _message(path, each)
+        sent[index] = _READ
 
 
 def _message(path: str, sent: ChatMessage) -> message_pb2.Message:
@@ -90,6 +110,8 @@ def _message(path: str, sent: ChatMessage) -> message_pb2.Message:
         if raw is not UNSET:
             refuse_unless(f"{path}.{name}", raw, harmless)
     text = sent.content if isinstance(sent.content, str) else "\n".join(part.text for part in sent.content or ())
+    if len(text) > _TEXT_CHARS_MAX:
+        check_text(f"{path}.content", text)
     if sent.role == "tool":
         return tool_message(f"{path}.content", text, sent.tool_call_id or "")
     if sent.tool_calls:

@@ -18,6 +18,7 @@ from isthmus.session.v1 import message_pb2, session_pb2
 from gateway.http.chat import bookmarks
 from gateway.http.chat.bookmarks import Bookmark
 from gateway.http.chat.history import History
+from gateway.http.chat.packed import Packed
 from gateway.http.edge import Edge
 from gateway.http.ids import session_of_key
 from gateway.http.messages import RESERVED_PREFIX
@@ -50,7 +51,7 @@ class Place:
 
     session: str
     begin: int
-    batches: list[list[message_pb2.Message]]
+    batches: list[Packed]
     before: Bookmark | None = None
     # UTF-8 bytes of the session's texts without the batches.
     text_bytes: int = 0

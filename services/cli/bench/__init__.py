@@ -255,6 +255,46 @@ def million(
     bench_million(MillionPlan(tokens, turns, output_tokens, seed, model), home, as_json=as_json)
 
 
+@app.command()
+def load(
+    seconds: Annotated[int, typer.Option(metavar="N", min=1, max=86_400, help="How long, after the warm-up.")] = 300,
+    rate: Annotated[float, typer.Option(metavar="N", min=0.1, max=100_000, help="Turns begun in a second.")] = 170.0,
+    sessions: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Sessions at once.")] = 256,
+    session_turns: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100_000, help="Turns of a session; then another takes its place.")
+    ] = 20,
+    clients: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Client processes, a connection each.")] = 2,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Gateway processes on the one port.")] = 1,
+    ttft_ms: Annotated[float, typer.Option(metavar="N", min=0, max=60_000, help="The engine's first token.")] = 0.0,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, max=4_096, help="Tokens of a reply.")] = 64,
+    tokens_per_s: Annotated[
+        float, typer.Option(metavar="N", min=0, max=100_000, help="The engine's pace; 0 is all at once.")
+    ] = 0.0,
+    home: HomeOption = None,
+    peers: Annotated[
+        bool, typer.Option(help="Also find the rate that LiteLLM holds before an engine of the same pace.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turns at a set rate over gRPC, whatever becomes of those before them: overhead, errors, memory, processor time.
+
+    Clients are processes of their own. JSON: `turns_per_s` are turns with a whole reply; `overhead_ms_p50`, `_p99` and
+    `_p999` are times from when a turn was due to its last event, less `engine_ms`, which is what the scripted engine
+    takes by its settings; `errors` by reason beside them. `rss_slope_mb_per_1k_turns` is each process's growth by least
+    squares over the second half of the samples, `rss_mb` its memory; `cpu_ms_per_turn` has the clients, too. A session
+    is deleted after its turns and another one made, which counts as no turn. The exit code is 1 where a goal is missed,
+    which `problems` name: the rate held, no error, at most 50 ms of overhead at p99, and, from 20,000 turns on, at most
+    0.1 MB of growth in 1,000 turns.
+    """
+    from services.cli.bench.commands import bench_load
+    from services.cli.bench.load_plan import LoadPlan, Pace
+
+    if sessions < clients:
+        raise typer.BadParameter(f"{sessions}: expected at least one for each client", param_hint="--sessions")
+    plan = LoadPlan(seconds, rate, sessions, session_turns, clients, processes, Pace(ttft_ms, tokens, tokens_per_s))
+    bench_load(plan, home, with_peers=peers, as_json=as_json)
+
+
 def _numbers(listed: str, option: str) -> list[int]:
     parts = [part.strip() for part in listed.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):

@@ -16,6 +16,8 @@ from services.cli.bench import (
     ingestion,
     jobs_run,
     jobs_table,
+    load_run,
+    load_table,
     million_model,
     million_run,
     million_table,
@@ -30,6 +32,7 @@ from services.cli.bench import (
     turns,
 )
 from services.cli.bench.jobs_plan import JobsPlan
+from services.cli.bench.load_plan import LoadPlan
 from services.cli.bench.mesh import Sections, with_mesh
 from services.cli.bench.million_plan import MillionPlan
 from services.cli.bench.population_plan import SessionsPlan
@@ -159,6 +162,22 @@ def bench_million(plan: MillionPlan, home: Path | None, *, as_json: bool) -> Non
         print_json(figures)
     else:
         million_table.print_million(console(), figures)
+    if figures["problems"]:
+        raise CliError("GOAL_MISSED", "; ".join(figures["problems"]))
+
+
+def bench_load(plan: LoadPlan, home: Path | None, *, with_peers: bool | None, as_json: bool) -> None:
+    """Turns at a set rate. CliError once the figures are out, if a goal was missed."""
+    if with_peers:
+        peers.require()
+    with _Bars() as bars:
+        figures = _run(_on_own_mesh(home, lambda mesh: load_run.measure(mesh, plan, bars.show), plan.sections()))
+    if with_peers:
+        figures["peers"] = _run(peers.run_load(plan))
+    if as_json:
+        print_json(figures)
+    else:
+        load_table.print_load(console(), figures)
     if figures["problems"]:
         raise CliError("GOAL_MISSED", "; ".join(figures["problems"]))
 

@@ -1,7 +1,8 @@
-"""How much memory processes hold, from /proc, so on Linux only."""
+"""How much memory and processor time processes take, from /proc, so on Linux only."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def with_children(pid: int) -> list[int]:
         for task in (_PROC / str(parent) / "task").glob("*/children"):
             found.extend(map(int, task.read_text().split()))
     return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of the process and its ended children, in user and in kernel mode."""
+    # Its name, in parentheses, may itself hold spaces; utime, stime, cutime and cstime are fields 14 to 17.
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status(pid: int, field: str) -> int:

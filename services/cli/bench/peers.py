@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import services
+from services.cli.bench.load_plan import LoadPlan
 from services.cli.errors import CliError
 
+# Of one rate that is tried.
+_STAGE_S_MAX: Final = 20
 _ROOT: Final = Path(services.__file__).resolve().parent.parent
 
 
@@ -41,7 +44,16 @@ async def run_store(turn_bytes: int, lengths: Sequence[int], *, required: bool) 
     return await _measured("benchmarks.store_peers", "--turn-bytes", turn_bytes, "--turns", ",".join(map(str, lengths)))
 
 
-async def _measured(module: str, *flags: str | int) -> dict[str, Any]:
+async def run_load(plan: LoadPlan) -> dict[str, Any]:
+    """LiteLLM before an engine of the same pace, at the highest rate that it holds."""
+    return await _measured(
+        "benchmarks.load_peer",
+        *("--rate-max", plan.rate, "--seconds", min(plan.seconds, _STAGE_S_MAX), "--engine-ms", plan.pace.engine_ms),
+        *("--sessions", plan.sessions, "--session-turns", plan.session_turns),
+    )
+
+
+async def _measured(module: str, *flags: str | float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *map(str, flags)), cwd=_ROOT, stdout=asyncio.subprocess.PIPE
     )
