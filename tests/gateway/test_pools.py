@@ -65,7 +65,11 @@ def pooled_settings(quick: Settings) -> Settings:
         "upstream_wait_ms_max": 500,
         "pools": {
             "alpha": {"tier": "large", "region": "here", "first_text_ms_max": 1_000},
-            "beta": {"tier": "outside", "prices": {"input_per_million": 1.0, "output_per_million": 5.0}},
+            "beta": {
+                "tier": "outside",
+                "first_text_ms_max": 1_000,
+                "prices": {"input_per_million": 1.0, "output_per_million": 5.0},
+            },
         },
         "routes": {
             "auto": {
@@ -179,21 +183,37 @@ async def test_what_a_provider_has_left_is_all_that_it_gets(pooled: Pooled) -> N
     assert [turn.receipt.pool for turn in turns] == ["alpha", "alpha", "beta", "beta"]
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["at once", "one by one"])
-async def test_when_all_fails_turns_fail_clearly_and_calls_stay_few(pooled: Pooled, together: bool) -> None:
+@pytest.mark.parametrize(
+    ("fault", "together"),
+    [
+        ({"status": 500}, False),
+        ({"status": 500}, True),
+        ({"words": 2}, True),
+        ({"words": 0, "hangs": True}, True),
+        ({"status": 429, "headers": {"retry-after": "1"}}, False),
+    ],
+    ids=["failing one by one", "failing at once", "breaking off", "hanging", "refusing"],
+)
+async def test_when_all_fails_turns_fail_clearly_and_calls_stay_few(
+    pooled: Pooled, fault: dict[str, object], together: bool
+) -> None:
     turns = 100
-    pooled.alpha.status, pooled.beta.status = 500, 503
+    for name, value in fault.items():
+        setattr(pooled.alpha, name, value)
+        setattr(pooled.beta, name, value)
     if together:
         outcomes = await asyncio.gather(*(pooled.outcome() for _ in range(turns)))
     else:
         outcomes = [await pooled.outcome() for _ in range(turns)]
     errors = [each for each in outcomes if isinstance(each, IsthmusError)]
     assert len(errors) == turns
-    assert {each.reason for each in errors} == {UNAVAILABLE}
+    assert {each.reason for each in errors} <= {UNAVAILABLE, OVERLOADED}
     assert all(each.retry_after_ms for each in errors)
     calls = pooled.alpha.calls + pooled.beta.calls
     assert 1 <= calls <= 1.2 * turns
-    assert pooled.pools.turns == turns
+    # On a machine that is busy a turn may not even be opened.
+    assert turns / 2 < pooled.pools.turns <= turns
+    assert sum(pool.counts.calls for pool in pooled.pools.known()) >= calls
     pooled.alpha.well()
 
     async def recovers() -> bool:
