@@ -29,6 +29,8 @@ from tests.support.mesh import Mesh, changed, running_mesh
 UNAVAILABLE = errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
 OVERLOADED = errors_pb2.ERROR_REASON_OVERLOADED
 NUMBERS = count()
+# Turns at once, where there are many.
+TOGETHER = 20
 
 
 @dataclass
@@ -64,7 +66,7 @@ def pooled_settings(quick: Settings) -> Settings:
     gateway = {
         "upstream_wait_ms_max": 500,
         "pools": {
-            "alpha": {"tier": "large", "region": "here", "first_text_ms_max": 1_000},
+            "alpha": {"tier": "large", "region": "here", "first_text_ms_max": 2_000},
             "beta": {
                 "tier": "outside",
                 "first_text_ms_max": 1_000,
@@ -205,8 +207,9 @@ async def test_when_all_fails_turns_fail_clearly_and_calls_stay_few(
     for name, value in fault.items():
         setattr(pooled.alpha, name, value)
         setattr(pooled.beta, name, value)
+    places = asyncio.Semaphore(TOGETHER)
     if together:
-        outcomes = await asyncio.gather(*(pooled.outcome() for _ in range(turns)))
+        outcomes = await asyncio.gather(*(_one_of(pooled, places) for _ in range(turns)))
     else:
         outcomes = [await pooled.outcome() for _ in range(turns)]
     errors = [each for each in outcomes if isinstance(each, IsthmusError)]
@@ -224,6 +227,11 @@ async def test_when_all_fails_turns_fail_clearly_and_calls_stay_few(
         return isinstance(await pooled.outcome(), turn_pb2.Turn)
 
     await eventually(recovers, message="the breaker lets a call through, and closes")
+
+
+async def _one_of(pooled: Pooled, places: asyncio.Semaphore) -> turn_pb2.Turn | IsthmusError:
+    async with places:
+        return await pooled.outcome()
 
 
 async def test_a_slow_call_gets_company_and_the_slower_one_is_ended(pooled: Pooled) -> None:
