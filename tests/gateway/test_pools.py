@@ -69,7 +69,7 @@ def pooled_settings(quick: Settings) -> Settings:
             "alpha": {"tier": "large", "region": "here", "first_text_ms_max": 2_000},
             "beta": {
                 "tier": "outside",
-                "first_text_ms_max": 1_000,
+                "first_text_ms_max": 5_000,
                 "prices": {"input_per_million": 1.0, "output_per_million": 5.0},
             },
         },
