@@ -173,6 +173,10 @@ class Replicas:
         """The replica has the session's window now."""
         self._placements.served(tenant, session, replica.member_id)
 
+    def called(self, replica: Replica) -> None:
+        """The replica is asked for a reply."""
+        self.pools.get(replica.pool).called()
+
     def heard(self, replica: Replica, seconds: float) -> None:
         """The replica had its first text after so long, or not yet when it was no longer waited for."""
         self.pools.get(replica.pool).answered(seconds, self._clock())

@@ -79,9 +79,12 @@ class Pool:
 
     def began(self, member_id: str, tokens: int, now: float) -> Call:
         """A call begins."""
-        self.counts.calls += 1
         self.limit.began(tokens)
         return Call(member_id, self.breaker.began(now), self._breaker_of(member_id).began(now))
+
+    def called(self) -> None:
+        """A call for a reply goes out."""
+        self.counts.calls += 1
 
     def answered(self, seconds: float, now: float) -> None:
         """A call has its first text."""

@@ -103,6 +103,7 @@ class Attempt:
 
     async def _start(self) -> None:
         self._begun_at = time.monotonic()
+        self._replicas.called(self.replica)
         self._call = self.replica.stub.Generate(self._request, timeout=max(0.0, self._until - self._begun_at))
         event = await self.read()
         if event is None or event.WhichOneof("event") != "started":

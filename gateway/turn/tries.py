@@ -73,6 +73,8 @@ class Tries:
     def failed(self, member_id: str, error: IsthmusError) -> bool:
         """A call ended with an error; whether it was its provider's, so that `next` decides what is next."""
         if judge(error) not in (Verdict.FAILED, Verdict.REFUSED):
+            # No provider was called.
+            self._calls -= 1
             return False
         self._failure = error
         self.failed_at.add(member_id)
