@@ -32,7 +32,7 @@ class CreateEmbeddings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     - `input` is a text or a list of texts, each of at most 65,536 bytes of UTF-8; token ids are not taken.
     - `model` names the model that makes vectors, or one that /v1/models lists: then that which its replicas have.
     - `dimensions` may be those that the model has, and no others.
-    - `user` is not kept.
+    - `user` is not kept; it says whose limits this counts against.
     """
 
     input: _Input

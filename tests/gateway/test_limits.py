@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc.aio
@@ -106,8 +108,9 @@ async def test_a_turn_that_comes_to_nothing_costs_nothing_and_gives_its_place_ba
         assert missing.reason == errors_pb2.ERROR_REASON_NOT_FOUND
         assert (await reading(settings, local)).micros == 0
         call = client.stub.RunTurn(turn_request("s1", "Take your time."))
-        while not (await call.read()).HasField("delta"):
-            pass
+        async for event in call:
+            if event.HasField("delta"):
+                break
         refused = await client.outcome(turn_request("s2", "Now me."))
         assert isinstance(refused, IsthmusError)
         assert refused.metadata == {"limit": "turns_concurrent", "of": "tenant"}
@@ -197,17 +200,74 @@ async def test_a_lost_valkey_is_told_with_a_time_to_come_again(quick: Settings) 
     away = quick.model_copy(
         update={"valkey": quick.valkey.model_copy(update={"url": "redis://127.0.0.1:1/0", "retries_count_max": 0})}
     )
-    settings = limited(away, tenant={"requests_per_minute": 1})
+    async with limiting(limited(away, tenant={"requests_per_minute": 1})) as limiter:
+        for work in (limiter.request("acme"), limiter.hold(limiter.callers("acme"), Cost())):
+            with pytest.raises(IsthmusError) as caught:
+                await work
+            assert caught.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+            assert caught.value.retry_after_ms
+
+
+@asynccontextmanager
+async def limiting(settings: Settings) -> AsyncIterator[Limiter]:
+    """A gateway's limiter."""
     valkey = connect(settings.valkey)
     limiter = Limiter(valkey, settings, LimitMetrics())
     await limiter.start()
-    for work in (limiter.request("acme"), limiter.hold(limiter.callers("acme"), Cost())):
-        with pytest.raises(IsthmusError) as caught:
-            await work
-        assert caught.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
-        assert caught.value.retry_after_ms
+    yield limiter
     await limiter.stop()
     await valkey.aclose()
+
+
+async def test_what_is_held_is_renewed_until_its_gateway_is_gone(settings: Settings) -> None:
+    brief = limited(settings, tenant={"turns_concurrent": 1}, lease_ms=300)
+    acme = tenant(turns=1)
+    async with limiting(brief) as one:
+        ticket = await one.hold(one.callers("acme"), Cost())
+        first_us = (await reading(brief, acme)).turns_end_us
+
+        async def has_outlived() -> bool:
+            return (await reading(brief, acme)).turns_end_us > first_us + 600_000
+
+        await eventually(has_outlived, message="two leases more")
+    async with limiting(brief) as other:
+
+        async def is_free() -> bool:
+            return (await reading(brief, acme)).turns == 0
+
+        await eventually(is_free, message="the lease has ended")
+        held = await other.hold(other.callers("acme"), Cost())
+        # What comes late from the first one takes nothing from anybody.
+        await other.settle(ticket, Cost())
+        assert (await reading(brief, acme)).turns == 1
+        await other.settle(held, Cost())
+        assert (await reading(brief, acme)).turns == 0
+
+
+async def test_a_caller_who_goes_while_he_asks_holds_nothing(settings: Settings) -> None:
+    one_turn = limited(settings, tenant={"turns_concurrent": 1, "requests_per_minute": 60})
+    async with limiting(one_turn) as limiter:
+        asking = asyncio.create_task(limiter.hold(limiter.callers("acme"), Cost()))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    stands = await reading(one_turn, tenant(turns=1, requests=60))
+    assert stands.turns == 0
+    # It did ask.
+    assert stands.requests_level > 0
+
+
+async def test_a_user_who_has_no_request_left_takes_none_of_his_tenants(settings: Settings) -> None:
+    both = limited(settings, tenant={"requests_per_minute": 60}, user={"requests_per_minute": 1})
+    async with limiting(both) as limiter:
+        await limiter.settle(await limiter.hold(limiter.callers("acme", "ann"), Cost()), Cost())
+        for _ in range(5):
+            with pytest.raises(IsthmusError, match="users/ann"):
+                await limiter.hold(limiter.callers("acme", "ann"), Cost())
+        await limiter.request("acme")
+    level = (await reading(both, tenant(requests=60))).requests_level
+    assert 1_000_000 < level <= 2_000_000
 
 
 def test_who_is_refused_is_refused_again_without_a_trip() -> None:
