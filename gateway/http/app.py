@@ -70,7 +70,7 @@ def create_app(backend: Backend, turns: TurnDriver, gate: Gate, settings: Settin
         request_class=BoundedRequest,
         dto=StrictBody,
         return_dto=None,
-        guards=[guarding(gate), limiting(turns.admission.limiter)],
+        guards=[guarding(gate), limiting(turns.admission)],
         before_request=refuse_unknown,
         exception_handlers={Exception: answer},
         state=State({"settings": settings.gateway}),

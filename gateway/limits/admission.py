@@ -53,6 +53,11 @@ class Admission:
         ):
             yield turn
 
+    def shed(self, tenant: str) -> None:
+        """Refuses at once what could be no turn now, whatever it asks for; raises as `admitted` does."""
+        self.limiter.check(self.limiter.callers(tenant))
+        self._queue.check(tenant, 0, self._until(time.monotonic()))
+
     @asynccontextmanager
     async def embedding(self, tenant: str, user: str, model: str, text_bytes: int) -> AsyncIterator[Admitted]:
         """Texts that may be made vectors now; `Admitted.settle` says how many tokens they were. Raises as Limiter."""

@@ -62,7 +62,7 @@ async def let_through(client: Client, requests: list[Request]) -> int:
 
 
 async def test_two_gateways_let_exactly_the_limit_through(quick: Settings) -> None:
-    settings = limited(quick, user={"requests_per_minute": 5})
+    settings = limited(quick, user={"requests_per_minute": 3})
     async with (
         running_mesh(settings, gateways=2) as mesh,
         connected(mesh.gateway_room(0).address) as one,
@@ -71,7 +71,7 @@ async def test_two_gateways_let_exactly_the_limit_through(quick: Settings) -> No
         for number in range(20):
             await one.create(f"s{number}")
         asked = [turn_request(f"s{number}", "Hello.", user="ann") for number in range(20)]
-        assert sum(await asyncio.gather(let_through(one, asked[::2]), let_through(two, asked[1::2]))) == 5
+        assert sum(await asyncio.gather(let_through(one, asked[::2]), let_through(two, asked[1::2]))) == 3
         assert await let_through(one, [turn_request("s0", "Hello.", user="bob")]) == 1
         assert await let_through(two, [turn_request("s0", "Hello.")]) == 1
 
@@ -176,13 +176,13 @@ async def test_limits_that_are_set_count_soon_and_reads_count_as_requests(quick:
 
 
 async def test_what_is_left_is_told_before_the_first_event(quick: Settings) -> None:
-    settings = limited(quick, tenant={"requests_per_minute": 10}, address={"tokens_per_minute": 1_000_000})
+    settings = limited(quick, tenant={"requests_per_minute": 4}, address={"tokens_per_minute": 1_000_000})
     async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
         await client.create("s1")
         call = client.stub.RunTurn(turn_request("s1", "Hello."))
         told = dict(await call.initial_metadata())
         assert [event.WhichOneof("event") async for event in call][-1] == "done"
-    assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("10", "8")
+    assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("4", "2")
     assert told["x-ratelimit-limit-tokens"] == "1000000"
     assert int(str(told["x-ratelimit-remaining-tokens"])) < 1_000_000
 
@@ -194,6 +194,23 @@ async def test_more_turns_than_places_wait_for_theirs(quick: Settings) -> None:
             await client.create(f"s{number}")
         turns = await asyncio.gather(*[client.turn(turn_request(f"s{number}", "Hello.")) for number in range(8)])
         assert all(turn.state == turn_pb2.Turn.STATE_DONE for turn in turns)
+
+
+async def test_a_full_gateway_reads_no_body_and_a_turn_may_always_be_ended(slow: Settings) -> None:
+    settings = limited(slow, tenant={"requests_per_minute": 2}, queue_turns_count_max=0)
+    settings = changed(settings, "gateway", turns_count_max=1)
+    async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        call = client.stub.RunTurn(turn_request("s1", "Take your time."))
+        accepted = await anext(aiter(call))
+        async with httpx.AsyncClient(base_url=mesh.http_url) as http:
+            full = await http.post("/v1/responses", content=b"no json")
+            assert (full.status_code, full.json()["error"]["code"]) == (429, "overloaded")
+            assert int(full.headers["retry-after-ms"]) > 0
+        get = session_service_pb2.GetTurnRequest(name=accepted.accepted.turn)
+        assert await client.stub.GetTurn(get).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        cancelled = await client.stub.CancelTurn(session_service_pb2.CancelTurnRequest(name=accepted.accepted.turn))
+        assert cancelled.state == turn_pb2.Turn.STATE_CANCELLED
 
 
 async def test_a_lost_valkey_is_told_with_a_time_to_come_again(quick: Settings) -> None:
