@@ -24,7 +24,9 @@ from context_store.session.importing import ImportService
 from context_store.session.session_service import SessionService
 from context_store.store import Store, keys_of
 from context_store.turn.driving import Committing, Replanning
+from context_store.turn.finding import Taking
 from context_store.turn.opening import Opening
+from context_store.turn.output import OutputService
 from context_store.turn.turn_service import TurnService
 from context_store.window.manifests import Manifests
 from context_store.window.stream import WindowService
@@ -46,6 +48,7 @@ class ContextService(ContextServiceServicer):
         self._exporter = Exporter(store)
         self._imports = ImportService(store, creator, deletions)
         self._turns = TurnService(store)
+        self._output = OutputService(store)
         self._fragments = FragmentService(store)
         self._documents = DocumentService(store)
         self._windows = WindowService(store, self._manifests)
@@ -91,6 +94,13 @@ class ContextService(ContextServiceServicer):
         self._store.check_size(request.messages)
         lease_ms = self._turns.lease_ms("lease", request.lease)
         return await Opening(self._store, self._manifests, request, lease_ms).run()
+
+    async def TakeTurn(self, request: api.TakeTurnRequest, context: Context) -> api.OpenTurnResponse:
+        lease_ms = self._turns.lease_ms("lease", request.lease)
+        return await Taking(self._store, self._manifests, request, lease_ms).run()
+
+    async def AppendOutput(self, request: api.AppendOutputRequest, context: Context) -> api.AppendOutputResponse:
+        return await self._output.append(request)
 
     async def ReplanTurn(self, request: api.ReplanTurnRequest, context: Context) -> api.OpenTurnResponse:
         return await Replanning(self._store, self._manifests, request).run()

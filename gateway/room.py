@@ -54,6 +54,7 @@ class GatewayRoom:
         self._gate: Gate = OpenGate(context.settings.mesh.tenant_default)
         self._limiter: Limiter
         self._http: HttpServer | None = None
+        self._turns: TurnDriver | None = None
         self._closing = AsyncExitStack()
 
     @property
@@ -94,10 +95,14 @@ class GatewayRoom:
     async def drain(self) -> None:
         """Takes nothing new and lets the turns under way end, within `rpc.drain_ms_max`."""
         self._context.lifecycle.move(State.DRAINING)
-        await asyncio.gather(self._server.drain(), self._stop_http(self._settings.rpc.drain_ms_max))
+        drain_ms_max = self._settings.rpc.drain_ms_max
+        turns = self._turns.drained(drain_ms_max / 1000) if self._turns is not None else asyncio.sleep(0)
+        await asyncio.gather(self._server.drain(), self._stop_http(drain_ms_max), turns)
 
     async def stop(self) -> None:
-        """Cancels what is still under way, tells the shards so, and lets go of everything."""
+        """Cancels what is still under way, leaves its turns to other gateways, and lets go of everything."""
+        if self._turns is not None:
+            self._turns.close()
         self._context.lifecycle.move(State.STOPPED)
         await self._closing.aclose()
 
@@ -108,7 +113,7 @@ class GatewayRoom:
         driven = DrivenTurns()
         backend = Backend(shards, replicas, driven, forgetting, settings)
         admission = Admission(self._limiter, replicas, settings.gateway, limit_metrics)
-        turns = TurnDriver(shards, replicas, driven, settings.gateway, admission)
+        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission)
         self._closing.push_async_callback(turns.ended)
         self._server.add(
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,

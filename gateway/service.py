@@ -97,6 +97,13 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
                     await tell(context)
                 yield event
 
+    async def AttachTurn(
+        self, request: session_service_pb2.AttachTurnRequest, context: Context
+    ) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
+        async with aclosing(self._turns.attach(tenant(), request, received_at=time.monotonic())) as events:
+            async for event in events:
+                yield event
+
     async def GetTurn(self, request: session_service_pb2.GetTurnRequest, context: Context) -> turn_pb2.Turn:
         turn = parse_turn(request.name)
         return await self._backend.get_turn(tenant(), turn.session, turn.number)

@@ -73,15 +73,15 @@ class Shards:
 
         async def attempt() -> Answer:
             nonlocal sent_on
-            shard = self._owner(tenant, session)
+            shard = self.owner(tenant, session)
             try:
-                return await self._send(method, shard, request, until, sent_on)
+                return await self.send(method, shard, request, until, sent_on)
             except IsthmusError as error:
                 if error.reason not in _ELSEWHERE:
                     raise
                 following = self._elsewhere(shard, error, tenant, session)
                 sent_on = True
-            return await self._send(method, following, request, until, sent_on)
+            return await self.send(method, following, request, until, sent_on)
 
         return await retrying(attempt, self._settings, min(bound, until - time.monotonic()))
 
@@ -112,14 +112,15 @@ class Shards:
 
     async def _reachable(self, tenant: str, session: str, until: float) -> Shard:
         async def find() -> Shard:
-            return self._owner(tenant, session)
+            return self.owner(tenant, session)
 
         seconds = min(self._settings.upstream_wait_ms_max / 1000, until - time.monotonic())
         return await retrying(find, self._settings, seconds)
 
-    async def _send(
-        self, method: Method[Request, Answer], shard: Shard, request: Request, until: float, sent_on: bool
+    async def send(
+        self, method: Method[Request, Answer], shard: Shard, request: Request, until: float, sent_on: bool = False
     ) -> Answer:
+        """One attempt at one shard, by `until` and in `gateway.store_call_ms_max`."""
         left = until - time.monotonic()
         call_seconds = min(max(0.0, left), self._settings.store_call_ms_max / 1000)
         try:
@@ -133,7 +134,8 @@ class Shards:
                 self._router.suspect(STORE, shard.member_id)
             raise
 
-    def _owner(self, tenant: str, session: str) -> Shard:
+    def owner(self, tenant: str, session: str) -> Shard:
+        """The shard that a session is asked of now. Raises UPSTREAM_UNAVAILABLE while there is none."""
         member_id, channel = self._router.store(tenant, session)
         return Shard(member_id, self._stub(channel), self._router.owns(member_id, tenant, session))
 
@@ -143,7 +145,7 @@ class Shards:
         if endpoint:
             return Shard(error.metadata.get("owner", ""), self._stub(self._router.to_store(endpoint)))
         self._router.suspect(STORE, shard.member_id)
-        return self._owner(tenant, session)
+        return self.owner(tenant, session)
 
     def _stub(self, channel: grpc.aio.Channel) -> ContextServiceAsyncStub:
         stub = self._stubs.get(channel)

@@ -25,6 +25,8 @@ class Slot:
     users: int = 0
     # Set and renewed whenever a turn of the session is closed in this process.
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    # The same, and whenever its output has grown.
+    output: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def open_turn(self) -> int:
@@ -34,6 +36,11 @@ class Slot:
     def tell_closed(self) -> None:
         self.closed.set()
         self.closed = asyncio.Event()
+        self.tell_output()
+
+    def tell_output(self) -> None:
+        self.output.set()
+        self.output = asyncio.Event()
 
 
 class Sessions:
@@ -87,9 +94,15 @@ class Sessions:
 
     @contextmanager
     def watch(self, keys: Keys) -> Iterator[Slot]:
-        """Keeps a session's place without holding it, for its `closed` event."""
+        """Keeps a session's place without holding it, for its events."""
         with self._use(keys) as slot:
             yield slot
+
+    def tell_output(self, keys: Keys) -> None:
+        """Wakes those who wait for the output of the session's turn in this process."""
+        slot = self._slots.get(keys)
+        if slot is not None:
+            slot.tell_output()
 
     async def current(self, slot: Slot) -> HotSession:
         """The copy as it is here, loaded if need be: for writes, which find out by themselves whether it is new."""

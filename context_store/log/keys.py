@@ -39,6 +39,11 @@ class Keys:
         return self._key("requests")
 
     @property
+    def output(self) -> str:
+        """Stream: what the open turn has said so far: entry `<number of the piece>-0` has `p` (OutputPiece proto)."""
+        return self._key("output")
+
+    @property
     def void(self) -> str:
         """Set: `t<turn>` for turns that came to nothing, `f<sequence>:<size>` for erased fragments."""
         return self._key("void")
@@ -75,7 +80,7 @@ class Keys:
 
     def all(self) -> list[str]:
         """Every key, meta first."""
-        rest = [self.log, self.turns, self.requests, self.void, self.counts]
+        rest = [self.log, self.turns, self.requests, self.output, self.void, self.counts]
         return [self.meta, *rest, self.summaries, self.summary_bodies, self.documents, self.objects, self.forks]
 
     def leaving(self) -> dict[str, str]:

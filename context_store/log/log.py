@@ -180,7 +180,7 @@ class Log(LogReads):
         pairs = count_arguments(tokenizer, counts)
         args: list[Argument] = [version, turn.number, turn.attempt, incarnation, turn.SerializeToString()]
         args += [turn.last_input_sequence, tokenizer, len(pairs) // 2, *pairs, *entry_arguments(entries)]
-        names = [keys.meta, keys.log, keys.turns, keys.requests, keys.counts]
+        names = [keys.meta, keys.log, keys.turns, keys.requests, keys.counts, keys.output]
         return await self._change("commit_turn", keys, names, args, meter, disk=disk)
 
     async def close_turn(
@@ -195,7 +195,19 @@ class Log(LogReads):
         """`attempt` 0 closes any."""
         args: list[Argument] = [turn.number, attempt, incarnation, letter, turn.SerializeToString()]
         args += ["1" if is_lapsed_only else "0"]
-        return await self._change("close_turn", keys, [keys.meta, keys.turns, keys.requests, keys.void], args)
+        names = [keys.meta, keys.turns, keys.requests, keys.void, keys.output]
+        return await self._change("close_turn", keys, names, args)
+
+    async def take_turn(
+        self, keys: Keys, turn: int, incarnation: bytes, driver: str, lease_ms: int, meter: Meter
+    ) -> Reply:
+        args: list[Argument] = [turn, incarnation, driver, lease_ms]
+        return await self._change("take_turn", keys, [keys.meta, keys.turns], args, meter)
+
+    async def append_output(self, keys: Keys, lease: TurnLease, first: int, pieces: Iterable[bytes]) -> Reply:
+        """Pieces of the open turn's output from number `first` on."""
+        args: list[Argument] = [lease.turn, lease.attempt, lease.incarnation, first, *pieces]
+        return await self._change("append_output", keys, [keys.meta, keys.turns, keys.output], args)
 
     async def renew_turn(self, keys: Keys, lease: TurnLease, lease_ms: int) -> Reply:
         # Not waited for: a renewal that is lost ends the lease earlier, and the attempt's number still fences.

@@ -28,6 +28,8 @@ from services.valkey import Acknowledger, Argument, Client
 _SCAN_COUNT: Final = 1000
 # Fields of a hash in one read: Lua's stack takes no more than 8,000.
 _FIELDS_COUNT_MAX: Final = 1_000
+# Pieces of a turn's output in one read.
+_PIECES_COUNT_MAX: Final = 256
 
 # Puts bodies in the place of pointers to them.
 Fill: TypeAlias = Callable[[Sequence[Row]], Awaitable[list[Row]]]
@@ -108,13 +110,19 @@ class LogReads(Running):
             await self.require_alive(keys)
         return [value or b"" for value in stored]
 
-    async def turn_state(self, keys: Keys, turn: int, incarnation: bytes = b"") -> TurnState:
-        """The turn, of that incarnation of the session if one is given. That it is closed is acknowledged."""
-        answer, _ = await self._run_acknowledged("turn_state", keys, [keys.meta, keys.turns], [turn, incarnation])
+    async def turn_state(
+        self, keys: Keys, turn: int, incarnation: bytes = b"", after_piece: int | None = None
+    ) -> TurnState:
+        """The turn, of that incarnation of the session if one is given. That it is closed is acknowledged.
+
+        With `after_piece`, up to 256 pieces of an open turn's output behind that one.
+        """
+        args: list[Argument] = [turn, incarnation, "" if after_piece is None else after_piece, _PIECES_COUNT_MAX]
+        answer, _ = await self._run_acknowledged("turn_state", keys, [keys.meta, keys.turns, keys.output], args)
         if answer == [b"MISSING"]:
             raise NotFound(f"sessions/{keys.session}")
         stored = answer[0] or (await self.turns(keys, [turn]))[0] or b""
-        return TurnState(bytes(stored), int(answer[1]), int(answer[2]), bytes(answer[3]))
+        return TurnState(bytes(stored), int(answer[1]), int(answer[2]), bytes(answer[3]), answer[4])
 
     async def has_request(self, keys: Keys, request_id: str) -> bool:
         """Whether a request of this id was carried out, or is."""

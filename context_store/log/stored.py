@@ -65,6 +65,8 @@ class TurnState:
     left_ms: int
     # Of the session that it is a turn of.
     incarnation: bytes
+    # OutputPiece protos of an open turn, as far as they were asked for.
+    pieces: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)

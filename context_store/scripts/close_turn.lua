@@ -1,5 +1,5 @@
 -- Closes the open turn without a reply: its messages are void from now on.
--- KEYS: meta, turns, requests, void.
+-- KEYS: meta, turns, requests, void, output.
 -- ARGV: version to come, turn, attempt or '0' for any, incarnation, letter of the new state, Turn proto, '1' if its
 --   lease must have lapsed.
 -- Returns {'CLOSED', version, version before}, {'BUSY', ms left}, {'COLD'}, {'MISSING'}, or {'REFUSED', Turn proto or '',
@@ -20,6 +20,7 @@ if ARGV[7] == '1' then
   if left > 0 then return {'BUSY', left} end
 end
 redis.call('HSET', turns, ARGV[2], ARGV[6])
+redis.call('UNLINK', KEYS[5])
 redis.call('SADD', void, 't' .. ARGV[2])
 local known = redis.call('HGET', requests, m[5])
 redis.call('HSET', requests, m[5], string.sub(known, 1, 16) .. ARGV[5] .. ARGV[2])

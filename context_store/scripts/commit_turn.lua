@@ -1,5 +1,5 @@
 -- Appends the reply of the open turn and closes it as done.
--- KEYS: meta, log, turns, requests, counts.
+-- KEYS: meta, log, turns, requests, counts, output.
 -- ARGV: version to come, version expected, turn, attempt, incarnation, Turn proto, last input sequence, tokenizer,
 --   number of counts, then for each count: sequence, value; then for each fragment: header, body, size.
 -- Returns {'DONE', version}, {'STALE'}, {'COLD'}, {'MISSING'}, or {'REFUSED', Turn proto or '', attempt} when the turn is not
@@ -24,6 +24,7 @@ for i = first_fragment, #ARGV, 3 do
 end
 for i = 10, first_fragment - 1, 2 do redis.call('HSET', counts, ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', turns, ARGV[3], ARGV[6])
+redis.call('UNLINK', KEYS[6])
 local known = redis.call('HGET', requests, m[5])
 redis.call('HSET', requests, m[5], string.sub(known, 1, 16) .. 'D' .. ARGV[3])
 local now = redis.call('TIME')

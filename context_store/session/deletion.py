@@ -36,6 +36,7 @@ _KINDS: Final = (
     "log",
     "turns",
     "requests",
+    "output",
     "void",
     "counts",
     "summaries",

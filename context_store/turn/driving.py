@@ -30,7 +30,7 @@ from context_store.store import (
 )
 from context_store.tiering.spill import BucketAwayError, Spilled
 from context_store.turn import turns
-from context_store.turn.opening import too_large
+from context_store.turn.finding import too_large
 from context_store.window.epoch import TurnTooLargeError
 from context_store.window.manifests import Manifests
 from services.valkey import Ack
@@ -213,6 +213,7 @@ class Committing:
         if parts:
             turn.first_output_sequence = hot.history.revision + 1
             turn.last_output_sequence = hot.history.revision + len(parts)
+        turn.piece_bytes[:] = self._request.piece_bytes
         turn.receipt.CopyFrom(self._request.receipt)
         turn.receipt.shard = self._store.member_id
         return turn

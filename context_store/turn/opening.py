@@ -16,30 +16,17 @@ from context_store.store import (
     LapsedError,
     StaleError,
     Store,
-    durability,
     entries,
     fragments,
     keys_of,
     now,
-    require_turn,
-    timing,
     turn_in_progress,
-    with_text,
 )
 from context_store.turn import turns
+from context_store.turn.finding import FoundTurn, Room, too_large
 from context_store.window.epoch import TurnTooLargeError
 from context_store.window.manifests import Manifests
 from services.errors import IsthmusError
-from services.valkey import Ack
-
-
-def too_large(error: TurnTooLargeError) -> IsthmusError:
-    return IsthmusError(
-        errors_pb2.ERROR_REASON_TURN_TOO_LARGE,
-        f"the turn's own messages and what is pinned take {error.tokens} tokens; expected at most {error.tokens_max},"
-        " write long texts as documents",
-        metadata={"tokens": str(error.tokens), "tokens_max": str(error.tokens_max)},
-    )
 
 
 class Opening:
@@ -47,11 +34,12 @@ class Opening:
 
     def __init__(self, store: Store, manifests: Manifests, request: api.OpenTurnRequest, lease_ms: int) -> None:
         self._store = store
-        self._manifests = manifests
         self._request = request
         self._lease_ms = lease_ms
         self._keys = keys_of(request.key)
         self._meter = Meter()
+        room = Room(request.window_tokens_max, tokenizer_of(request.tokenizer))
+        self._found_turn = FoundTurn(store, manifests, self._keys, room, self._meter)
 
     async def run(self) -> api.OpenTurnResponse:
         return await self._store.write(self._keys, self._open, at_owner=True)
@@ -104,6 +92,8 @@ class Opening:
             params=self._request.params if self._request.HasField("params") else None,
             model=self._request.model,
             attempt=1,
+            on_disconnect=self._request.on_disconnect,
+            labels=self._request.labels,
         )
 
     def _write(self, hot: HotSession, turn: turn_pb2.Turn, parts: list[Draft], plan: Plan | IsthmusError) -> NewTurn:
@@ -129,19 +119,7 @@ class Opening:
         hot.version = reply.version
         whole = fragments(hot.session, turn.first_input_sequence, parts, turn.create_time)
         self._store.bodies.keep(self._keys, hot.incarnation, whole)
-        return await self._driving(hot, turn, api.OpenTurnResponse.OUTCOME_OPENED, reply.ack)
-
-    async def _driving(
-        self, hot: HotSession, turn: turn_pb2.Turn, outcome: api.OpenTurnResponse.Outcome.ValueType, ack: Ack
-    ) -> api.OpenTurnResponse:
-        return api.OpenTurnResponse(
-            outcome=outcome,
-            turn=turn,
-            manifest=await self._manifests.manifest(hot, turn, self._meter),
-            timing=timing(self._meter, self._store.member_id),
-            durability=durability(ack),
-            incarnation=hot.incarnation,
-        )
+        return await self._found_turn.driving(hot, turn, api.OpenTurnResponse.OUTCOME_OPENED, reply.ack)
 
     async def _found(self, slot: Slot, hot: HotSession, reply: Reply) -> api.OpenTurnResponse:
         match reply.outcome:
@@ -151,39 +129,10 @@ class Opening:
                 raise LapsedError(int(reply.values[1]))
             case "BUSY":
                 raise turn_in_progress(self._keys.session, int(reply.values[1]))
-            case "AGAIN":
-                return await self._resume(slot, reply, api.OpenTurnResponse.OUTCOME_OPENED)
-            case "TAKEN_OVER":
-                return await self._resume(slot, reply, api.OpenTurnResponse.OUTCOME_TAKEN_OVER)
-            case "ATTACHED":
-                return self._waiting(reply)
-            case "FINISHED":
-                turn = require_turn(self._keys.session, 0, reply.values[2])
-                hot = await self._same(slot, reply)
-                return api.OpenTurnResponse(
-                    outcome=api.OpenTurnResponse.OUTCOME_FINISHED,
-                    turn=await with_text(self._store, hot, turn),
-                    timing=timing(self._meter, self._store.member_id),
-                )
-            case _:
+            case "NOT_LATEST" | "REUSED":
                 raise self._refusal(reply)
-
-    def _waiting(self, reply: Reply) -> api.OpenTurnResponse:
-        turn = turn_pb2.Turn.FromString(reply.values[2])
-        turn.attempt = int(reply.values[3])
-        return api.OpenTurnResponse(
-            outcome=api.OpenTurnResponse.OUTCOME_ATTACHED,
-            turn=turn,
-            timing=timing(self._meter, self._store.member_id),
-            incarnation=bytes(reply.values[1]),
-        )
-
-    async def _same(self, slot: Slot, reply: Reply) -> HotSession:
-        """The session that a turn was found in, as it is now."""
-        hot = await self._store.sessions.fresh(slot)
-        if hot.incarnation != reply.values[1]:
-            raise StaleError
-        return hot
+            case _:
+                return await self._found_turn.tell(slot, reply)
 
     def _refusal(self, reply: Reply) -> IsthmusError:
         if reply.outcome == "NOT_LATEST":
@@ -196,26 +145,3 @@ class Opening:
             errors_pb2.ERROR_REASON_REQUEST_ID_REUSED,
             f"request_id {self._request.request_id!r} was used with another body; expected the same body or a new id",
         )
-
-    async def _resume(
-        self, slot: Slot, reply: Reply, outcome: api.OpenTurnResponse.Outcome.ValueType
-    ) -> api.OpenTurnResponse:
-        """The caller drives a turn that is in the log: its window is planned anew, as it may have another room."""
-        store = self._store
-        hot = await self._same(slot, reply)
-        hot.use_tokenizer(tokenizer_of(self._request.tokenizer))
-        turn = turn_pb2.Turn.FromString(reply.values[2])
-        turn.attempt = int(reply.values[3])
-        try:
-            plan = hot.plan_turn(turn, hot.limit(self._request.window_tokens_max))
-        except TurnTooLargeError as error:
-            raise too_large(error) from error
-        if plan.base:
-            kept = await store.log.replan_turn(
-                self._keys, hot.version, hot.incarnation, turn, b"", hot.scale, plan.base, (), self._meter
-            )
-            if kept.outcome != "PLANNED":
-                raise StaleError
-            hot.begin_epoch(plan.base)
-            hot.version = kept.version
-        return await self._driving(hot, turn, outcome, reply.ack)

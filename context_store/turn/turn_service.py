@@ -101,29 +101,37 @@ class TurnService:
             first = numbers[-1] + 1
         count = page_count(map(len, stored), self._store.settings.page_bytes_max)
         shown = [turn_pb2.Turn.FromString(one) for one in stored[:count]]
+        for turn in shown:
+            turn.ClearField("piece_bytes")
         response = api.ListTurnsResponse(turns=shown)
         if shown and shown[-1].number < last:
             response.next_page_token = page_tokens.write(scope, str(shown[-1].number))
         return response
 
     async def wait(self, request: api.WaitTurnRequest) -> api.WaitTurnResponse:
-        """Answers when the turn is closed, when its lease has lapsed, or after the timeout."""
+        """Answers when the turn is closed, has the output asked for, its lease has lapsed, or after the timeout."""
         keys = keys_of(request.key)
         loop = asyncio.get_running_loop()
         timeout_ms = min(request.timeout.ToMilliseconds(), self._store.settings.wait_ms_max)
         deadline = loop.time() + timeout_ms / 1000
         incarnation = request.incarnation
+        after = request.starting_after if request.HasField("starting_after") else None
         with self._store.sessions.watch(keys) as slot:
             while True:
-                closed = slot.closed
-                state = await self._store.log.turn_state(keys, request.turn, incarnation)
+                moved = slot.closed if after is None else slot.output
+                state = await self._store.log.turn_state(keys, request.turn, incarnation, after)
                 incarnation = state.incarnation
                 remaining_s = deadline - loop.time()
-                if not state.attempt or state.left_ms <= 0 or remaining_s <= 0:
+                if not state.attempt or state.pieces or state.left_ms <= 0 or remaining_s <= 0:
                     break
-                await _either(closed, min(remaining_s, self._store.settings.wait_poll_ms / 1000))
-        whole = await self._whole(keys, request.turn, state)
-        return api.WaitTurnResponse(turn=whole, lease_lapsed=bool(state.attempt) and state.left_ms <= 0)
+                await _either(moved, min(remaining_s, self._store.settings.wait_poll_ms / 1000))
+        count = page_count(map(len, state.pieces), self._store.settings.page_bytes_max)
+        return api.WaitTurnResponse(
+            turn=await self._whole(keys, request.turn, state),
+            lease_lapsed=bool(state.attempt) and state.left_ms <= 0,
+            pieces=map(api.OutputPiece.FromString, state.pieces[:count]),
+            incarnation=incarnation,
+        )
 
 
 def _turn(keys: Keys, number: int, state: TurnState) -> turn_pb2.Turn:

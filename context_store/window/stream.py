@@ -13,7 +13,7 @@ from isthmus.errors.v1 import errors_pb2
 from context_store.hot.hot_session import HotSession
 from context_store.log.keys import Keys
 from context_store.store import Store, keys_of
-from context_store.turn.opening import too_large
+from context_store.turn.finding import too_large
 from context_store.window.epoch import TurnTooLargeError
 from context_store.window.manifests import Manifests, item_size, report
 from context_store.window.window import Item, Window

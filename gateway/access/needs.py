@@ -25,7 +25,7 @@ _CONVERSATION: Final = "/v1/conversations/{conversation_id}"
 TABLE: Final = (
     Row(
         Scope.TURNS,
-        ("RunTurn", "CancelTurn"),
+        ("RunTurn", "AttachTurn", "CancelTurn"),
         (
             "POST /v1/responses",
             f"POST {_RESPONSE}/cancel",

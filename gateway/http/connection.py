@@ -47,11 +47,15 @@ class _Pump(ASGIResponse):
         """Sends each event before it takes the next: a slow client slows the turn's reader, and nothing queues."""
         async with aclosing(self._events) as events:
             async for event in events:
-                if not self._is_started:
-                    self._is_started = True
-                    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await self._begin(send)
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+        await self._begin(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        if not self._is_started:
+            self._is_started = True
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

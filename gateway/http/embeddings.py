@@ -98,9 +98,9 @@ async def _embed(edge: Edge, body: CreateEmbeddings) -> Embedded:
     texts = texts_of(body)
     size = sum(len(text.encode()) for text in texts)
     try:
-        async with edge.turns.admission.embedding(edge.tenant, user_of(body.user), body.model, size) as admitted:
+        async with edge.turns.admission.embedding(edge.tenant, user_of(body.user), body.model, size) as entry:
             found = await edge.backend.embed(texts, body.model, body.dimensions)
-            await admitted.settle(Tokens(found.tokens))
+            entry.settle(Tokens(found.tokens))
             return found
     except IsthmusError as error:
         path = error.fields[0].field if error.fields else ""

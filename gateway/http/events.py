@@ -76,4 +76,5 @@ class ResponseEvents:
 
 def encode(event: Event) -> bytes:
     """One server-sent event. JSON as msgspec writes it has no line breaks."""
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
+    number, kind = event["sequence_number"], event["type"].encode()
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, kind, msgspec.json.encode(event))

@@ -16,6 +16,7 @@ Order = Literal["asc", "desc"]
 Limit: TypeAlias = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)]
 Ordered: TypeAlias = FromQuery[Order]
 After: TypeAlias = FromQuery[str | None]
+StartingAfter: TypeAlias = Annotated[int | None, QueryParameter(ge=-1, le=999_999_999)]
 
 _HARMLESS: Final = {
     "stream": ("false",),
@@ -30,7 +31,7 @@ async def refuse_unknown(request: Request[Any, Any, Any]) -> None:
     """Refuses, by its name, a query parameter that the route does not take."""
     known = request.route_handler.parsed_fn_signature.parameters
     for name, value in request.query_params.multi_items():
-        if name in _HARMLESS:
+        if name in _HARMLESS and name not in known:
             _refuse_unless(name, value)
         elif name not in known:
             expected = ", ".join(sorted(_QUERY & known.keys())) or "none"
@@ -43,4 +44,4 @@ def _refuse_unless(name: str, value: str) -> None:
         raise Refusal(400, "unsupported_parameter", name, f"{name}: is not supported here; leave it out")
 
 
-_QUERY: Final = frozenset({"limit", "order", "after"})
+_QUERY: Final = frozenset({"limit", "order", "after", "stream", "starting_after"})

@@ -1,39 +1,45 @@
 """`/v1/responses`: a turn of a session as OpenAI's Response.
 
 Who sends no `previous_response_id` and no `conversation` gets a session of its own. The header `Idempotency-Key` makes
-a response take effect once, however often it is sent.
+a response take effect once, however often it is sent. With `Isthmus-On-Disconnect: continue` it goes on when its caller
+leaves; it is read on by `GET …?stream=true&starting_after=N`, or with the `Last-Event-ID` that an EventSource sends.
 """
 
 from __future__ import annotations
 
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import session_pb2, turn_pb2
+from isthmus.session.v1 import session_pb2, session_service_pb2, turn_pb2
 from litestar import Response as Answer
 from litestar import delete, get, post
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from gateway.http.body import BoundedRequest
 from gateway.http.connection import EventStream, while_connected
+from gateway.http.echoes import echo_of
 from gateway.http.edge import Edge, GivenEdge
-from gateway.http.errors import ERRORS, missing, naming
+from gateway.http.errors import ERRORS, Refusal, missing, naming
 from gateway.http.ids import ResponseId, conversation_id, parse_response
 from gateway.http.listing import PageQuery, Span, list_items, page
 from gateway.http.objects import Deleted, ItemList, Response
-from gateway.http.query import LIMIT_DEFAULT, After, Limit, Ordered
+from gateway.http.query import LIMIT_DEFAULT, After, Limit, Ordered, StartingAfter
 from gateway.http.render import Echo, response
 from gateway.http.sessions import Origin, metadata_of, origin_of
 from gateway.http.shapes import CreateResponse
+from gateway.http.telling import Telling
 from gateway.http.turn_request import turn_request
 from gateway.http.turn_run import TurnRun
 from services.errors import InvalidField, IsthmusError
 
 KEY_BYTES_MAX = 128
+EVENT_DIGITS_MAX = 9
+ON_DISCONNECT = {"stop": turn_pb2.ON_DISCONNECT_STOP, "continue": turn_pb2.ON_DISCONNECT_CONTINUE}
 
 
 @post("/v1/responses", responses=ERRORS, status_code=200)
 async def create_response(data: JSONBody[CreateResponse], request: BoundedRequest, edge: GivenEdge) -> Answer[Response]:
     """Runs a turn and answers with it, whole or as server-sent events."""
     asked = await turn_request(edge, data, idempotency_key(request))
+    asked.turn.on_disconnect = on_disconnect(request)
     run = TurnRun(edge, asked, request.state.received_at)
     if data.stream:
         return EventStream(run.stream())
@@ -41,10 +47,27 @@ async def create_response(data: JSONBody[CreateResponse], request: BoundedReques
 
 
 @get("/v1/responses/{response_id:str}", responses=ERRORS)
-async def get_response(response_id: FromPath[str], edge: GivenEdge) -> Response:
-    """The turn as it stands."""
+async def get_response(
+    response_id: FromPath[str],
+    request: BoundedRequest,
+    edge: GivenEdge,
+    stream: FromQuery[bool] = False,
+    starting_after: StartingAfter = None,
+) -> Answer[Response]:
+    """The turn as it stands; or its events, from any of them on, whether it is in progress or done."""
     name, turn, session = await _read(edge, response_id)
-    return response(name, turn, await _echo(edge, name, session))
+    echo = await _echo(edge, name, turn, session)
+    if not stream:
+        if starting_after is not None:
+            raise Refusal(400, "unsupported_parameter", "starting_after", "starting_after: needs stream=true")
+        return Answer(response(name, turn, echo))
+    telling = Telling(lambda: echo, turn.params, last_event(request, starting_after))
+    events = edge.turns.attach(
+        edge.tenant,
+        session_service_pb2.AttachTurnRequest(name=turn.name),
+        received_at=request.state.received_at,
+    )
+    return EventStream(telling.told(events))
 
 
 @delete("/v1/responses/{response_id:str}", responses=ERRORS, status_code=200)
@@ -67,7 +90,7 @@ async def cancel_response(response_id: FromPath[str], edge: GivenEdge) -> Respon
     """Stops a response that is in progress."""
     name, _, session = await _read(edge, response_id)
     turn = await edge.backend.cancel_turn(edge.tenant, name.session, name.turn)
-    return response(name, turn, await _echo(edge, name, session))
+    return response(name, turn, await _echo(edge, name, turn, session))
 
 
 @get("/v1/responses/{response_id:str}/input_items", responses=ERRORS)
@@ -117,7 +140,30 @@ async def _is_erased(edge: Edge, name: ResponseId, turn: turn_pb2.Turn) -> bool:
     return not any(fragment.sequence <= turn.last_input_sequence for fragment in found.fragments)
 
 
-async def _echo(edge: Edge, name: ResponseId, session: session_pb2.Session) -> Echo:
+def on_disconnect(request: BoundedRequest) -> turn_pb2.OnDisconnect.ValueType:
+    """The header `Isthmus-On-Disconnect`: what becomes of the turn if its caller leaves before it is done."""
+    chosen = request.headers.get("isthmus-on-disconnect", "stop")
+    if chosen not in ON_DISCONNECT:
+        raise InvalidField("Isthmus-On-Disconnect", f"is {chosen[:64]!r}, expected one of {', '.join(ON_DISCONNECT)}")
+    return ON_DISCONNECT[chosen]
+
+
+def last_event(request: BoundedRequest, starting_after: int | None) -> int:
+    """The number of the last event that the client has, -1 for none: as it says, or as its EventSource does."""
+    if starting_after is not None:
+        return starting_after
+    last = request.headers.get("last-event-id", "")
+    if not last:
+        return -1
+    if not last.isascii() or not last.isdigit() or len(last) > EVENT_DIGITS_MAX:
+        raise InvalidField("Last-Event-ID", "is no number of an event, expected the id of the last one that was read")
+    return int(last)
+
+
+async def _echo(edge: Edge, name: ResponseId, turn: turn_pb2.Turn, session: session_pb2.Session) -> Echo:
+    kept = echo_of(turn)
+    if kept is not None:
+        return kept
     if origin_of(session) is Origin.CONVERSATIONS:
         return Echo(conversation=conversation_id(name.session))
     return Echo(previous_response_id=await _previous(edge, name, session), metadata=metadata_of(session))

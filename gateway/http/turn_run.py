@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import structlog
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import session_service_pb2, turn_pb2
+from isthmus.session.v1 import session_service_pb2
 
+from gateway.http.echoes import labelled
 from gateway.http.edge import Edge
-from gateway.http.errors import naming, problem_of
-from gateway.http.events import Event, ResponseEvents, encode
-from gateway.http.ids import ResponseId
-from gateway.http.objects import Response, ResponseError
+from gateway.http.errors import naming
+from gateway.http.objects import Response
 from gateway.http.render import response
 from gateway.http.sessions import relabel
+from gateway.http.telling import Telling, name_of
 from gateway.http.turn_request import TurnRequest, branched
-from gateway.names import parse_turn
 from services.errors import FieldViolation, IsthmusError
 
 _log = structlog.get_logger(__name__)
@@ -32,35 +30,23 @@ class TurnRun:
         self._request = request
         self._received_at = received_at
         self._is_accepted = False
+        self._is_streamed = False
 
     async def answer(self) -> Response:
         """The whole response, once it is durable."""
         async with aclosing(self._events()) as events:
             async for event in events:
                 if event.HasField("done"):
-                    return self._render(event.done.turn)
+                    return response(name_of(event.done.turn.name), event.done.turn, self._request.echo)
         raise IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, "the turn ended without an answer")
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The events as they come. What fails before the turn is accepted is raised, what fails later is an event."""
-        told: ResponseEvents | None = None
-        begun: Response | None = None
-        try:
-            async with aclosing(self._events()) as events:
-                async for event in events:
-                    if event.HasField("accepted"):
-                        begun = self._begun(event.accepted)
-                        told = ResponseEvents(self._name(event.accepted.turn))
-                        for each in told.begun(begun):
-                            yield encode(each)
-                    elif told is not None:
-                        for each in self._told(told, event):
-                            yield encode(each)
-        except Exception as error:
-            if told is None or begun is None:
-                raise
-            for each in told.failed(begun, self._failure(error)):
-                yield encode(each)
+        self._is_streamed = True
+        telling = Telling(lambda: self._request.echo, self._request.turn.params)
+        async with aclosing(telling.told(self._events())) as events:
+            async for event in events:
+                yield event
 
     async def _events(self) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:
         """The driver's events; the session is as it should be before the last one is told."""
@@ -86,7 +72,11 @@ class TurnRun:
         try:
             with naming(request.param, request.named):
                 turns = edge.turns.run(
-                    edge.tenant, request.turn, after_turn=request.after_turn, received_at=self._received_at
+                    edge.tenant,
+                    labelled(request.turn, request.echo),
+                    after_turn=request.after_turn,
+                    received_at=self._received_at,
+                    is_streamed=self._is_streamed,
                 )
                 async with aclosing(turns) as events:
                     async for event in events:
@@ -109,40 +99,6 @@ class TurnRun:
             await self._edge.backend.delete_session(self._edge.tenant, self._request.session)
         except IsthmusError as error:
             _log.warning("session_not_erased", session=self._request.session, error=str(error))
-
-    def _told(self, told: ResponseEvents, event: session_service_pb2.RunTurnResponse) -> list[Event]:
-        if event.HasField("delta"):
-            return list(told.delta(event.delta.text))
-        if event.HasField("done"):
-            turn = event.done.turn
-            return list(told.done(self._render(turn), turn.output_text))
-        return []
-
-    def _begun(self, accepted: session_service_pb2.RunTurnResponse.Accepted) -> Response:
-        request = self._request.turn
-        turn = turn_pb2.Turn(
-            name=accepted.turn,
-            number=parse_turn(accepted.turn).number,
-            state=turn_pb2.Turn.STATE_OPEN,
-            request_id=accepted.request_id,
-            attempt=accepted.attempt,
-            params=request.params,
-            model=request.model,
-        )
-        turn.create_time.FromSeconds(int(time.time()))
-        return self._render(turn)
-
-    def _render(self, turn: turn_pb2.Turn) -> Response:
-        return response(self._name(turn.name), turn, self._request.echo)
-
-    def _name(self, turn: str) -> ResponseId:
-        return ResponseId(self._request.session, parse_turn(turn).number)
-
-    def _failure(self, error: Exception) -> ResponseError:
-        if not isinstance(error, IsthmusError):
-            _log.error("http_stream_failed", session=self._request.session, exc_info=error)
-        problem = problem_of(error, "POST", "/v1/responses")
-        return ResponseError(problem.code, problem.message)
 
     def _told_by_name(self, error: IsthmusError) -> IsthmusError:
         if error.reason != errors_pb2.ERROR_REASON_NOT_LATEST_TURN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -23,12 +24,20 @@ from services.rpc.deadlines import without_deadline
 Request = TypeVar("Request", bound=Message)
 Answer = TypeVar("Answer", bound=Message)
 
+# The shortest lease that stores grant by default.
+_RELEASED_MS: Final = 50
+
 # Characters of an error that the turn keeps; the store takes 4,096 bytes.
 _MESSAGE_LENGTH_MAX: Final = 1_024
 
 
-# How a turn fails whose own caller ended it: the same request may be run anew at once.
-CALLER_GONE: Final = frozenset({errors_pb2.ERROR_REASON_TURN_CANCELLED, errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED})
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A session, and by when (time.monotonic()) its shard must have answered."""
+
+    tenant: str
+    session: str
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,37 @@ class Errand:
     budget: Budget
     received_at: float
     until: float
+    # Whether its caller reads the reply as it comes.
+    is_streamed: bool = True
+
+    @property
+    def place(self) -> Place:
+        """Where it is to be done."""
+        return Place(self.tenant, self.session, self.until)
 
     @property
     def key(self) -> context_service_pb2.SessionKey:
         """The session as the store names it."""
         return context_service_pb2.SessionKey(tenant=self.tenant, session=self.session)
+
+
+async def wait_turn(
+    shards: Shards, place: Place, turn: int, incarnation: bytes, after_piece: int | None, wait_ms: int
+) -> context_service_pb2.WaitTurnResponse:
+    """The turn when it is closed, its lease has lapsed or, unless that is None, it has output behind `after_piece`; at
+    the latest after `wait_ms`. An empty incarnation takes the session that there is.
+    """
+    left_ms = int((place.until - time.monotonic()) * 1000)
+    timeout = duration_pb2.Duration()
+    timeout.FromMilliseconds(max(0, min(wait_ms, left_ms)))
+    request = context_service_pb2.WaitTurnRequest(
+        key=context_service_pb2.SessionKey(tenant=place.tenant, session=place.session),
+        turn=turn,
+        timeout=timeout,
+        incarnation=incarnation,
+        starting_after=after_piece,
+    )
+    return await shards.call(lambda stub: stub.WaitTurn, place.tenant, place.session, request, until=place.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +128,33 @@ class TurnCalls:
             tokenizer=errand.limits.tokenizer,
             lease=self._lease,
             after_turn=errand.after_turn,
+            on_disconnect=errand.request.on_disconnect,
+            labels=errand.request.labels,
         )
         return await self._leg(lambda stub: stub.OpenTurn, request)
+
+    async def take(self, turn: int, incarnation: bytes) -> tuple[context_service_pb2.OpenTurnResponse, Leg]:
+        """Takes an open turn over whose driver was lost; else answers as `open` does of a turn that it finds."""
+        request = context_service_pb2.TakeTurnRequest(
+            key=self._errand.key,
+            turn=turn,
+            incarnation=incarnation,
+            driver=self._errand.driver,
+            lease=self._lease,
+            window_tokens_max=self._errand.budget.window_tokens_max,
+            tokenizer=self._errand.limits.tokenizer,
+        )
+        return await self._leg(lambda stub: stub.TakeTurn, request)
+
+    async def said(self, opened: context_service_pb2.OpenTurnResponse) -> list[context_service_pb2.OutputPiece]:
+        """What a turn that was taken over has said by then."""
+        said: list[context_service_pb2.OutputPiece] = []
+        while True:
+            place, turn = self._errand.place, opened.turn.number
+            waited = await wait_turn(self._shards, place, turn, opened.incarnation, len(said), 0)
+            if not waited.pieces:
+                return said
+            said += waited.pieces
 
     async def replan(
         self, lease: context_service_pb2.TurnLease, measured_tokens: int
@@ -110,7 +170,11 @@ class TurnCalls:
         return await self._leg(lambda stub: stub.ReplanTurn, request)
 
     async def commit(
-        self, lease: context_service_pb2.TurnLease, reply: Reply, receipt: turn_pb2.Receipt
+        self,
+        lease: context_service_pb2.TurnLease,
+        reply: Reply,
+        receipt: turn_pb2.Receipt,
+        piece_bytes: Sequence[int],
     ) -> tuple[context_service_pb2.CommitTurnResponse, Leg]:
         """Makes the reply durable; a shard that is away is waited for until the turn's deadline."""
         request = context_service_pb2.CommitTurnRequest(
@@ -121,6 +185,7 @@ class TurnCalls:
             receipt=receipt,
             tokenizer=self._errand.limits.tokenizer,
             counts=reply.counts,
+            piece_bytes=piece_bytes,
         )
         left = self._errand.until - time.monotonic()
         return await self._leg(lambda stub: stub.CommitTurn, request, wait_seconds_max=left)
@@ -152,18 +217,17 @@ class TurnCalls:
         message = "the caller went away before the reply was complete"
         await self.fail(lease, errors_pb2.ERROR_REASON_TURN_CANCELLED, message)
 
-    async def wait(self, opened: context_service_pb2.OpenTurnResponse) -> context_service_pb2.WaitTurnResponse:
-        """The turn when it is closed or its lease has lapsed, at the latest after `gateway.wait_turn_ms`."""
-        timeout = duration_pb2.Duration()
-        left_ms = int((self._errand.until - time.monotonic()) * 1000)
-        timeout.FromMilliseconds(max(0, min(self._settings.wait_turn_ms, left_ms)))
-        errand = self._errand
-        request = context_service_pb2.WaitTurnRequest(
-            key=errand.key, turn=opened.turn.number, timeout=timeout, incarnation=opened.incarnation
-        )
-        return await self._shards.call(
-            lambda stub: stub.WaitTurn, errand.tenant, errand.session, request, until=errand.until
-        )
+    async def release(self, lease: context_service_pb2.TurnLease) -> None:
+        """Lets the lease lapse at once, so that another driver may take the turn over; as well as it can be done."""
+        moment = duration_pb2.Duration()
+        moment.FromMilliseconds(_RELEASED_MS)
+        request = context_service_pb2.RenewTurnRequest(key=self._errand.key, lease=lease, duration=moment)
+        with without_deadline():
+            try:
+                seconds_max = self._settings.fail_turn_ms_max / 1000
+                await self._call(lambda stub: stub.RenewTurn, request, seconds_max=seconds_max)
+            except IsthmusError as error:
+                structlog.get_logger("turns").info("turn not released", turn=lease.turn, error=str(error))
 
     async def _leg(
         self,

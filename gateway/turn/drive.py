@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 from isthmus.context.v1 import context_service_pb2, window_pb2
@@ -15,9 +16,12 @@ from isthmus.session.v1 import session_service_pb2, turn_pb2
 from gateway.background import Background
 from gateway.limits.estimate import priced
 from gateway.models.replicas import Replicas
+from gateway.shards import Shards
 from gateway.turn import lease
+from gateway.turn.appends import OutputAppends
 from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
+from gateway.turn.output import Output, OutputWriter
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
 from services.config import GatewaySettings
@@ -29,79 +33,93 @@ Event = session_service_pb2.RunTurnResponse
 _REPLAN: Final = frozenset({errors_pb2.ERROR_REASON_WINDOW_OVERFLOW, errors_pb2.ERROR_REASON_WINDOW_CHANGED})
 
 
-class Drive:
-    """Drives an opened turn to its end. `events` once; whatever happens, the turn does not stay open behind it."""
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What turns are driven with; the same for all turns of a gateway."""
 
-    def __init__(
-        self,
-        errand: Errand,
-        calls: TurnCalls,
-        replicas: Replicas,
-        driven: DrivenTurns,
-        background: Background,
-        settings: GatewaySettings,
-    ) -> None:
-        self._calls = calls
-        self._background = background
-        self._settings = settings
-        self._driven = driven
+    shards: Shards
+    replicas: Replicas
+    appends: OutputAppends
+    driven: DrivenTurns
+    background: Background
+    settings: GatewaySettings
+
+
+class Drive:
+    """Drives an opened turn to its end, once. Whatever happens, nobody has to wait for this driver behind it."""
+
+    def __init__(self, errand: Errand, calls: TurnCalls, means: Means, output: Output) -> None:
         self._errand = errand
+        self._calls = calls
+        self._means = means
+        self._output = output
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
-        self._reply = ReplyStream(errand, replicas, settings, self._ledger, self._stop)
+        self._reply = ReplyStream(errand, means.replicas, means.settings, self._ledger, self._stop)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
-        self._committing = False
+        self._is_committing = False
 
-    @property
-    def text_sent(self) -> bool:
-        """Whether any of the reply was given out, so that another one could not take its place."""
-        return self._reply.text_sent
+    async def run(self, opened: context_service_pb2.OpenTurnResponse, leg: Leg) -> turn_pb2.Turn:
+        """Tells hops and pieces as they come, then `done`: the turn as it is committed.
 
-    async def events(self, opened: context_service_pb2.OpenTurnResponse, leg: Leg) -> AsyncGenerator[Event, None]:
-        """`accepted`, hops and deltas as they come, then `done`."""
+        A turn that was taken over is gone on with behind what its output has. A task that is cancelled leaves the turn
+        failed, or open to other drivers where this gateway goes.
+        """
         self._manifest, self._lease = opened.manifest, lease_of(opened)
         key = (self._errand.tenant, self._errand.session, opened.turn.number)
         try:
-            with self._driven.driving(key, self._stop):
-                async with lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._settings.lease_ms):
-                    planned = self._ledger.opened(leg, opened)
-                    async with aclosing(self._generated([accepted(opened), *_events(planned)])) as generated:
-                        async for event in generated:
-                            yield event
-                    committing = self._commit()
-                    for event in _events(self._reply.finished_hops):
-                        yield event
-                    done, added = await asyncio.shield(committing)
+            with self._means.driven.driving(key, self._stop):
+                async with lease.kept(
+                    lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms
+                ):
+                    self._tell(self._ledger.opened(leg, opened))
+                    writer = await self._writer(opened)
+                    await self._generate(writer)
+                    committing = self._commit(writer)
+                    turn, added = await asyncio.shield(committing)
         except Exception as error:
             await self._fail(error)
             raise
-        except (asyncio.CancelledError, GeneratorExit):
+        except asyncio.CancelledError:
             self._abandon()
             raise
-        for event in _events(added):
-            yield event
-        yield done
+        for number, piece in writer.rest:
+            self._output.tell_piece(number, piece)
+        self._tell([*self._reply.finished_hops, *added])
+        self._output.tell(Event(done=Event.Done(turn=turn)))
+        return turn
 
-    async def _generated(self, opening: Iterable[Event]) -> AsyncGenerator[Event, None]:
-        """The opening events, which the client gets while the window is already handed over; then the reply's."""
-        beginning = self._background.start(self._begin(), "hand over")
+    async def _writer(self, opened: context_service_pb2.OpenTurnResponse) -> OutputWriter:
+        """Where the reply goes on from: its beginning, but for a turn that was taken over."""
+        is_new = opened.outcome == context_service_pb2.OpenTurnResponse.OUTCOME_OPENED
+        said = [] if is_new else await self._calls.said(opened)
+        for number, piece in enumerate(said, 1):
+            self._output.tell_piece(number, piece)
+        self._reply.resume(said)
+        return OutputWriter(
+            self._means.appends, self._errand, self._lease, self._output, self._stop, self._means.settings, said
+        )
+
+    async def _generate(self, writer: OutputWriter) -> None:
+        writer.start()
         try:
-            for event in opening:
-                yield event
-            for event in _events(await beginning):
-                yield event
+            self._tell(await self._begin())
             async with aclosing(self._reply.events()) as events:
                 async for event in events:
-                    yield event
+                    if isinstance(event, turn_pb2.Hop):
+                        self._tell([event])
+                    else:
+                        writer.put(event)
+            await writer.finish()
         finally:
-            beginning.cancel()
+            writer.close()
             self._reply.close()
 
     async def _begin(self) -> Sequence[turn_pb2.Hop]:
         """Hands the window over, planned anew while the replica finds it too large or no longer the session's."""
         added: list[turn_pb2.Hop] = []
-        for _ in range(self._settings.replans_count_max):
+        for _ in range(self._means.settings.replans_count_max):
             try:
                 return [*added, *await self._reply.begin(self._manifest)]
             except IsthmusError as error:
@@ -115,19 +133,19 @@ class Drive:
         self._manifest = planned.manifest
         return self._ledger.planned("plan", leg, planned.timing)
 
-    def _commit(self) -> asyncio.Task[tuple[Event, Sequence[turn_pb2.Hop]]]:
+    def _commit(self, writer: OutputWriter) -> asyncio.Task[tuple[turn_pb2.Turn, Sequence[turn_pb2.Hop]]]:
         """A task of its own: a reply that is whole is worth keeping, whether or not its caller still waits."""
-        self._committing = True
-        return self._background.start(self._committed(), "commit")
+        self._is_committing = True
+        return self._means.background.start(self._committed(writer), "commit")
 
-    async def _committed(self) -> tuple[Event, Sequence[turn_pb2.Hop]]:
+    async def _committed(self, writer: OutputWriter) -> tuple[turn_pb2.Turn, Sequence[turn_pb2.Hop]]:
         receipt = self._ledger.receipt(time.monotonic(), self._manifest.report, current_trace_id())
-        receipt = priced(receipt, self._settings.limits)
-        committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt)
+        receipt = priced(receipt, self._means.settings.limits)
+        committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt, writer.piece_bytes)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)
         # Else the turn as it is stored: every caller of the request gets the same one.
-        return Event(done=Event.Done(turn=committed.turn)), committed_hops(leg, committed.timing)
+        return committed.turn, committed_hops(leg, committed.timing)
 
     async def _fail(self, error: Exception) -> None:
         """Closes the turn before the caller hears of the error, so that its retry finds the turn closed."""
@@ -135,21 +153,16 @@ class Drive:
             error = IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, f"an error of ours, {type(error).__name__}")
         # Where it is not ours any more there is nothing to fail.
         if error.reason not in lease.NOT_OURS:
-            await self._background.finish(self._calls.fail(self._lease, error.reason, error.message), "fail turn")
+            await self._means.background.finish(self._calls.fail(self._lease, error.reason, error.message), "fail turn")
 
     def _abandon(self) -> None:
-        if not self._committing:
-            self._background.start(self._calls.abandon(self._lease), "fail turn")
+        if self._is_committing:
+            return
+        if self._means.driven.is_closing:
+            self._means.background.start(self._calls.release(self._lease), "release turn")
+        else:
+            self._means.background.start(self._calls.abandon(self._lease), "fail turn")
 
-
-def accepted(opened: context_service_pb2.OpenTurnResponse) -> Event:
-    """The first event of a turn."""
-    turn = opened.turn
-    attached = opened.outcome != context_service_pb2.OpenTurnResponse.OUTCOME_OPENED
-    return Event(
-        accepted=Event.Accepted(turn=turn.name, request_id=turn.request_id, attached=attached, attempt=turn.attempt)
-    )
-
-
-def _events(hops: Iterable[turn_pb2.Hop]) -> Iterable[Event]:
-    return [Event(hop=hop) for hop in hops]
+    def _tell(self, hops: Iterable[turn_pb2.Hop]) -> None:
+        for hop in hops:
+            self._output.tell(Event(hop=hop))

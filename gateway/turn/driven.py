@@ -42,9 +42,13 @@ class Stop:
 
 
 class DrivenTurns:
-    """The stop of each turn under way."""
+    """The stop of each turn under way.
+
+    `is_closing`: this gateway goes, and leaves the turns that it has not done to other drivers.
+    """
 
     def __init__(self) -> None:
+        self.is_closing = False
         self._stops: dict[TurnKey, Stop] = {}
 
     @contextmanager

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final, TypeAlias
 
 import grpc.aio
-from isthmus.context.v1 import summary_pb2, window_pb2
+from isthmus.context.v1 import context_service_pb2, summary_pb2, window_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
-from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
+from isthmus.session.v1 import message_pb2, turn_pb2
 
 from gateway.models.placements import placement
 from gateway.models.replicas import Replica, Replicas
@@ -28,7 +28,7 @@ from services.errors import IsthmusError, UpstreamUnavailable, from_rpc_error
 GenerateCall: TypeAlias = (
     "grpc.aio.UnaryStreamCall[inference_service_pb2.GenerateRequest, inference_service_pb2.GenerateResponse]"
 )
-Event = session_service_pb2.RunTurnResponse
+Piece = context_service_pb2.OutputPiece
 _OPEN: Final = turn_pb2.FINISH_REASON_UNSPECIFIED
 
 
@@ -54,10 +54,15 @@ class ReplyStream:
         self._counts: tuple[summary_pb2.TokenCount, ...] = ()
         self.finished_hops: Sequence[turn_pb2.Hop] = ()
 
-    @property
-    def text_sent(self) -> bool:
-        """Whether any of it was given out, so that another reply could not take this one's place."""
-        return self._emitted.given_out
+    def resume(self, said: Iterable[Piece]) -> None:
+        """Before `begin`: the reply goes on behind what another driver had it say."""
+        for piece in said:
+            self._fits(piece.text)
+            delta = inference_service_pb2.GenerateResponse.Delta(text=piece.text, token_ids=piece.token_ids)
+            self._emitted.add(delta, piece.tokenizer)
+        if self._emitted.given_out and self._has_form:
+            message = "the turn's driver was lost, and a reply that is kept to a form is not gone on with"
+            raise UpstreamUnavailable(message)
 
     async def begin(self, manifest: window_pb2.Manifest) -> Sequence[turn_pb2.Hop]:
         """Hands the window to a replica and waits for its first text: the hops of that.
@@ -69,8 +74,8 @@ class ReplyStream:
         seconds = min(self._settings.upstream_wait_ms_max / 1000, self._errand.until - time.monotonic())
         return await retrying(self._hand_over, self._settings, seconds)
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """The reply as it comes, with the hops of those replicas that go on with it.
+    async def events(self) -> AsyncGenerator[Piece | turn_pb2.Hop, None]:
+        """The reply as it comes, delta by delta, with the hops of those replicas that go on with it.
 
         A replica that is lost is replaced `gateway.continuations_count_max` times: the next one goes on behind what
         went out. Texts over `gateway.reply_bytes_max` end the reply as a length limit does.
@@ -79,7 +84,7 @@ class ReplyStream:
             try:
                 async with aclosing(self._deltas()) as deltas:
                     async for delta in deltas:
-                        yield Event(delta=delta)
+                        yield delta
                 return
             except IsthmusError as error:
                 if not is_transient(error):
@@ -90,7 +95,7 @@ class ReplyStream:
                     raise
                 broken = error
             for hop in await self._go_on(broken):
-                yield Event(hop=hop)
+                yield hop
 
     def reply(self) -> Reply:
         """The whole reply, once `events` has ended."""
@@ -105,8 +110,8 @@ class ReplyStream:
             self._replicas.release(self._replica)
             self._replica = None
 
-    async def _deltas(self) -> AsyncGenerator[Event.Delta, None]:
-        """What one replica says. Logprobs whose token is no whole character yet come without a text."""
+    async def _deltas(self) -> AsyncGenerator[Piece, None]:
+        """What one replica says. Tokens that are no whole character yet come without a text."""
         replica, event = self._replica, self._first
         assert replica is not None
         while event is not None:
@@ -120,8 +125,9 @@ class ReplyStream:
                     self._finish_reason = turn_pb2.FINISH_REASON_LENGTH
                     return
                 self._emitted.add(delta, replica.tokenizer)
-                if delta.text or delta.logprobs:
-                    yield Event.Delta(text=delta.text, logprobs=delta.logprobs)
+                yield Piece(
+                    text=delta.text, logprobs=delta.logprobs, token_ids=delta.token_ids, tokenizer=replica.tokenizer
+                )
             event = await self._read()
         if self._finish_reason == _OPEN:
             raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
@@ -129,9 +135,13 @@ class ReplyStream:
     def _can_go_on(self) -> bool:
         """Whether another replica may take the place of one that was lost."""
         # What is kept to a form is kept to it from its first token on, by one engine.
-        has_form = self._emitted.given_out and self._errand.request.params.HasField("structured_output")
+        has_form = self._emitted.given_out and self._has_form
         is_left = self._continuations < self._settings.continuations_count_max
         return is_left and not has_form and self._errand.until > time.monotonic()
+
+    @property
+    def _has_form(self) -> bool:
+        return self._errand.request.params.HasField("structured_output")
 
     async def _go_on(self, error: IsthmusError) -> Sequence[turn_pb2.Hop]:
         self._continuations += 1

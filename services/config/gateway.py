@@ -26,6 +26,11 @@ class GatewaySettings(Section):
     replans_count_max: int = Field(default=3, ge=0)
     # Output beyond this ends the reply as a length limit does.
     reply_bytes_max: int = Field(default=4_000_000, ge=1, le=4 << 20)
+    # A streamed reply reaches its readers in pieces, each written to the turn's output first: at least so long after
+    # the one before, and so large at most. Where the caller wants the whole reply, its output is written this often.
+    output_piece_ms_min: int = Field(default=10, ge=0)
+    output_piece_bytes_max: int = Field(default=65_536, ge=1, le=1 << 20)
+    output_unread_ms: int = Field(default=500, ge=0)
     # Replicas that go on, one after the other, with a reply whose replica was lost in the middle of it.
     continuations_count_max: int = Field(default=3, ge=0)
     # A replica with fewer requests than this keeps its sessions, whatever the others have to do.

@@ -58,6 +58,14 @@ class Client:
         except IsthmusError as error:
             return error
 
+    async def attached(self, turn: str, starting_after: int = 0) -> list[Event]:
+        """A turn's events from a place of its output on."""
+        try:
+            request = session_service_pb2.AttachTurnRequest(name=turn, starting_after=starting_after)
+            return [event async for event in self.stub.AttachTurn(request)]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
     async def get_turn(self, name: str) -> turn_pb2.Turn:
         """A turn as it is stored."""
         return await self.stub.GetTurn(session_service_pb2.GetTurnRequest(name=name))

@@ -33,8 +33,9 @@ def turn(state: turn_pb2.Turn.State.ValueType, text: str = "", **fields: Any) ->
 
 def decode(event: Event) -> Any:
     """As a client reads it off the wire; the SDK's own types must accept it."""
-    head, data, end, nothing = encode(event).decode().split("\n")
-    assert (head, end, nothing) == (f"event: {event['type']}", "", "")
+    number, head, data, end, nothing = encode(event).decode().split("\n")
+    assert (number, head) == (f"id: {event['sequence_number']}", f"event: {event['type']}")
+    assert (end, nothing) == ("", "")
     payload = json.loads(data.removeprefix("data: "))
     _SDK[payload["type"]].model_validate(payload)
     return payload

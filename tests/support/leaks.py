@@ -35,6 +35,7 @@ _CONCEPTS: Final = frozenset(
         "log",
         "turns",
         "requests",
+        "output",
         "void",
         "counts",
         "summaries",
@@ -55,6 +56,8 @@ class Census:
     made: frozenset[str] = frozenset()
     seen: frozenset[str] = frozenset()
     cold: dict[str, str] = field(default_factory=dict)
+    # Those with an open turn.
+    open: frozenset[str] = frozenset()
     # Members of the indexes over all tenants, of tenants' indexes (as `<tenant>/<session>`) and of usage.
     touched: frozenset[str] = frozenset()
     due: frozenset[str] = frozenset()
@@ -76,6 +79,8 @@ def _of_session(key: str, all_: Census) -> str | None:
         return None
     # One that nobody sees is being made or erased: the janitor must know of it.
     if match["member"] not in all_.seen | all_.due:
+        return None
+    if match["concept"] == "output" and match["member"] not in all_.open:
         return None
     # What is cold has left Valkey but for what lists and deletions need.
     if match["member"] in all_.cold and match["concept"] not in ("meta", "objects", "forks"):
@@ -154,14 +159,16 @@ def _client(url: str) -> Any:
 def census(client: Any, folder: Path | None = None, queues: Iterable[str] = ("isthmus",)) -> Census:
     """Reads all of one Valkey, and the names of the files below the folder of objects."""
     keys = frozenset(key.decode() for key in client.scan_iter(count=1_000))
-    made, seen, cold, owned = set[str](), set[str](), dict[str, str](), set[str]()
+    made, seen, open_, cold, owned = set[str](), set[str](), set[str](), dict[str, str](), set[str]()
     for key in keys:
         match = _SESSION_KEY.fullmatch(key)
         if match and match["concept"] == "meta":
             made.add(match["member"])
-            version, name = cast("Any", client.hmget(key, ["version", "cold"]))
+            version, name, turn = cast("Any", client.hmget(key, ["version", "cold", "open_turn"]))
             if version:
                 seen.add(match["member"])
+            if turn and turn != b"0":
+                open_.add(match["member"])
             if name:
                 cold[match["member"]] = name.decode()
         elif match and match["concept"] == "objects":
@@ -171,6 +178,7 @@ def census(client: Any, folder: Path | None = None, queues: Iterable[str] = ("is
         made=frozenset(made),
         seen=frozenset(seen),
         cold=cold,
+        open=frozenset(open_),
         touched=_sorted(client, keys, "isthmus:touched:{*}"),
         due=_sorted(client, keys, "isthmus:due:{*}"),
         listed=_by_tenant(client, keys, _TENANT_INDEX, "zset"),

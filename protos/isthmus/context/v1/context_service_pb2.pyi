@@ -353,6 +353,26 @@ Global___ImportSessionRequest: _TypeAlias = ImportSessionRequest  # noqa: Y015
 class OpenTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KEY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BODY_DIGEST_FIELD_NUMBER: _builtins.int
@@ -364,6 +384,8 @@ class OpenTurnRequest(_message.Message):
     TOKENIZER_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     AFTER_TURN_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     body_digest: _builtins.bytes
     """BLAKE2b-128 of what the client asked for; another one under the same request_id is refused."""
@@ -376,6 +398,7 @@ class OpenTurnRequest(_message.Message):
     """Digest of the tokenizer that exact counts are meant in."""
     after_turn: _builtins.int
     """If set, the number of the turn that must be the latest done one; else FAILED_PRECONDITION NOT_LATEST_TURN."""
+    on_disconnect: _turn_pb2.OnDisconnect.ValueType
     @_builtins.property
     def key(self) -> Global___SessionKey: ...
     @_builtins.property
@@ -384,6 +407,8 @@ class OpenTurnRequest(_message.Message):
     def params(self) -> _message_pb2.SamplingParams: ...
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -398,16 +423,190 @@ class OpenTurnRequest(_message.Message):
         tokenizer: _builtins.bytes = ...,
         lease: _duration_pb2.Duration | None = ...,
         after_turn: _builtins.int | None = ...,
+        on_disconnect: _turn_pb2.OnDisconnect.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "key", b"key", "lease", b"lease", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "body_digest", b"body_digest", "driver", b"driver", "key", b"key", "lease", b"lease", "messages", b"messages", "model", b"model", "params", b"params", "request_id", b"request_id", "tokenizer", b"tokenizer", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "body_digest", b"body_digest", "driver", b"driver", "key", b"key", "labels", b"labels", "lease", b"lease", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "request_id", b"request_id", "tokenizer", b"tokenizer", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after_turn) -> _WhichOneofReturnType__after_turn | None: ...
 
 Global___OpenTurnRequest: _TypeAlias = OpenTurnRequest  # noqa: Y015
+
+@_typing.final
+class TakeTurnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    WINDOW_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
+    turn: _builtins.int
+    incarnation: _builtins.bytes
+    """Of the session that the turn is of."""
+    driver: _builtins.str
+    """As in OpenTurn."""
+    window_tokens_max: _builtins.int
+    tokenizer: _builtins.bytes
+    @_builtins.property
+    def key(self) -> Global___SessionKey: ...
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        key: Global___SessionKey | None = ...,
+        turn: _builtins.int = ...,
+        incarnation: _builtins.bytes = ...,
+        driver: _builtins.str = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        window_tokens_max: _builtins.int = ...,
+        tokenizer: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver", b"driver", "incarnation", b"incarnation", "key", b"key", "lease", b"lease", "tokenizer", b"tokenizer", "turn", b"turn", "window_tokens_max", b"window_tokens_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeTurnRequest: _TypeAlias = TakeTurnRequest  # noqa: Y015
+
+@_typing.final
+class OutputPiece(_message.Message):
+    """A part of a reply, as its readers get it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKENIZER_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    tokenizer: _builtins.bytes
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.TokenLogprob]: ...
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tokens behind it, under `tokenizer`, for a driver that has to go on with the reply."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        logprobs: _abc.Iterable[_message_pb2.TokenLogprob] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        tokenizer: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids", "tokenizer", b"tokenizer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputPiece: _TypeAlias = OutputPiece  # noqa: Y015
+
+@_typing.final
+class AppendOutputRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Entry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        LEASE_FIELD_NUMBER: _builtins.int
+        FIRST_PIECE_FIELD_NUMBER: _builtins.int
+        PIECES_FIELD_NUMBER: _builtins.int
+        first_piece: _builtins.int
+        """The number of the first of the pieces, from 1 on."""
+        @_builtins.property
+        def key(self) -> Global___SessionKey: ...
+        @_builtins.property
+        def lease(self) -> Global___TurnLease: ...
+        @_builtins.property
+        def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputPiece]: ...
+        def __init__(
+            self,
+            *,
+            key: Global___SessionKey | None = ...,
+            lease: Global___TurnLease | None = ...,
+            first_piece: _builtins.int = ...,
+            pieces: _abc.Iterable[Global___OutputPiece] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "lease", b"lease"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["first_piece", b"first_piece", "key", b"key", "lease", b"lease", "pieces", b"pieces"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendOutputRequest.Entry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AppendOutputRequest.Entry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendOutputRequest: _TypeAlias = AppendOutputRequest  # noqa: Y015
+
+@_typing.final
+class AppendOutputResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PIECE_COUNT_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        piece_count: _builtins.int
+        """How many pieces the turn has now. Fewer than `first_piece` - 1: none were added, those between are missing."""
+        reason: _errors_pb2.ErrorReason.ValueType
+        """Set where nothing was added."""
+        message: _builtins.str
+        def __init__(
+            self,
+            *,
+            piece_count: _builtins.int = ...,
+            reason: _errors_pb2.ErrorReason.ValueType = ...,
+            message: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "piece_count", b"piece_count", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppendOutputResponse.Result]:
+        """In the order of the entries."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___AppendOutputResponse.Result] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendOutputResponse: _TypeAlias = AppendOutputResponse  # noqa: Y015
 
 @_typing.final
 class OpenTurnResponse(_message.Message):
@@ -616,6 +815,7 @@ class CommitTurnRequest(_message.Message):
     RECEIPT_FIELD_NUMBER: _builtins.int
     TOKENIZER_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    PIECE_BYTES_FIELD_NUMBER: _builtins.int
     output_text: _builtins.str
     """May be empty: a model may say nothing."""
     finish_reason: _turn_pb2.FinishReason.ValueType
@@ -630,6 +830,10 @@ class CommitTurnRequest(_message.Message):
 
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[_summary_pb2.TokenCount]: ...
+    @_builtins.property
+    def piece_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """UTF-8 bytes of each piece of the reply, in order."""
+
     def __init__(
         self,
         *,
@@ -640,10 +844,11 @@ class CommitTurnRequest(_message.Message):
         receipt: _turn_pb2.Receipt | None = ...,
         tokenizer: _builtins.bytes = ...,
         counts: _abc.Iterable[_summary_pb2.TokenCount] | None = ...,
+        piece_bytes: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "lease", b"lease", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finish_reason", b"finish_reason", "key", b"key", "lease", b"lease", "output_text", b"output_text", "receipt", b"receipt", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "finish_reason", b"finish_reason", "key", b"key", "lease", b"lease", "output_text", b"output_text", "piece_bytes", b"piece_bytes", "receipt", b"receipt", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -810,9 +1015,12 @@ class WaitTurnRequest(_message.Message):
     TURN_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    STARTING_AFTER_FIELD_NUMBER: _builtins.int
     turn: _builtins.int
     incarnation: _builtins.bytes
     """As OpenTurn answered it; empty waits for the turn of the session that there is."""
+    starting_after: _builtins.int
+    """If set, pieces of the output behind this one are waited for, too."""
     @_builtins.property
     def key(self) -> Global___SessionKey: ...
     @_builtins.property
@@ -824,12 +1032,15 @@ class WaitTurnRequest(_message.Message):
         turn: _builtins.int = ...,
         timeout: _duration_pb2.Duration | None = ...,
         incarnation: _builtins.bytes = ...,
+        starting_after: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_starting_after", b"_starting_after", "key", b"key", "starting_after", b"starting_after", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "key", b"key", "timeout", b"timeout", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_starting_after", b"_starting_after", "incarnation", b"incarnation", "key", b"key", "starting_after", b"starting_after", "timeout", b"timeout", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__starting_after: _TypeAlias = _typing.Literal["starting_after"]  # noqa: Y015
+    _WhichOneofArgType__starting_after: _TypeAlias = _typing.Literal["_starting_after", b"_starting_after"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__starting_after) -> _WhichOneofReturnType__starting_after | None: ...
 
 Global___WaitTurnRequest: _TypeAlias = WaitTurnRequest  # noqa: Y015
 
@@ -839,19 +1050,28 @@ class WaitTurnResponse(_message.Message):
 
     TURN_FIELD_NUMBER: _builtins.int
     LEASE_LAPSED_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     lease_lapsed: _builtins.bool
     """The turn is open and nobody holds its lease: OpenTurn with its request_id takes it over."""
+    incarnation: _builtins.bytes
     @_builtins.property
     def turn(self) -> _turn_pb2.Turn: ...
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputPiece]:
+        """Of an open turn, from `starting_after` + 1 on."""
+
     def __init__(
         self,
         *,
         turn: _turn_pb2.Turn | None = ...,
         lease_lapsed: _builtins.bool = ...,
+        pieces: _abc.Iterable[Global___OutputPiece] | None = ...,
+        incarnation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_lapsed", b"lease_lapsed", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "lease_lapsed", b"lease_lapsed", "pieces", b"pieces", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,16 @@ class ContextServiceStub:
                 request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnRequest.SerializeToString,
                 response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnResponse.FromString,
                 _registered_method=True)
+        self.TakeTurn = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/TakeTurn',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.TakeTurnRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnResponse.FromString,
+                _registered_method=True)
+        self.AppendOutput = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/AppendOutput',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.AppendOutputRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.AppendOutputResponse.FromString,
+                _registered_method=True)
         self.ReplanTurn = channel.unary_unary(
                 '/isthmus.context.v1.ContextService/ReplanTurn',
                 request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ReplanTurnRequest.SerializeToString,
@@ -246,6 +256,22 @@ class ContextServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeTurn(self, request, context):
+        """Makes the caller the driver of an open turn whose driver's lease has lapsed; else answers as OpenTurn does of a turn
+        that it finds. Idempotent by driver.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendOutput(self, request, context):
+        """Adds to the output of open turns what their replies have come to, for whoever reads it before the commit. Idempotent: pieces that are there
+        stay as they are. At most 256 turns and 2 MiB a request; each entry has an answer of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReplanTurn(self, request, context):
         """Plans the window of an open turn anew with the exact counts that the replica measured. At most 4,096 counts.
         """
@@ -294,7 +320,8 @@ class ContextServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WaitTurn(self, request, context):
-        """Answers when the turn is closed, when its lease has lapsed, or at the latest after `timeout`.
+        """Answers when the turn is closed, when its lease has lapsed, when there is output that was asked for, or at the latest
+        after `timeout`. About 1 MiB of output at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -416,6 +443,16 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     servicer.OpenTurn,
                     request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnRequest.FromString,
                     response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnResponse.SerializeToString,
+            ),
+            'TakeTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeTurn,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.TakeTurnRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnResponse.SerializeToString,
+            ),
+            'AppendOutput': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendOutput,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.AppendOutputRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.AppendOutputResponse.SerializeToString,
             ),
             'ReplanTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplanTurn,
@@ -774,6 +811,60 @@ class ContextService:
             '/isthmus.context.v1.ContextService/OpenTurn',
             isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnRequest.SerializeToString,
             isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/TakeTurn',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.TakeTurnRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.OpenTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/AppendOutput',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.AppendOutputRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.AppendOutputResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,14 @@ class ContextServiceStub:
     """Appends the messages and opens the turn, atomically, and plans its window. Idempotent by (request_id, driver).
     At most 256 messages and 2 MiB a request.
     """
+    TakeTurn: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.TakeTurnRequest, _context_service_pb2.OpenTurnResponse]
+    """Makes the caller the driver of an open turn whose driver's lease has lapsed; else answers as OpenTurn does of a turn
+    that it finds. Idempotent by driver.
+    """
+    AppendOutput: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.AppendOutputRequest, _context_service_pb2.AppendOutputResponse]
+    """Adds to the output of open turns what their replies have come to, for whoever reads it before the commit. Idempotent: pieces that are there
+    stay as they are. At most 256 turns and 2 MiB a request; each entry has an answer of its own.
+    """
     ReplanTurn: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ReplanTurnRequest, _context_service_pb2.OpenTurnResponse]
     """Plans the window of an open turn anew with the exact counts that the replica measured. At most 4,096 counts."""
     RenewTurn: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.RenewTurnRequest, _empty_pb2.Empty]
@@ -68,7 +76,9 @@ class ContextServiceStub:
     GetTurn: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.GetTurnRequest, _turn_pb2.Turn]
     ListTurns: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ListTurnsRequest, _context_service_pb2.ListTurnsResponse]
     WaitTurn: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.WaitTurnRequest, _context_service_pb2.WaitTurnResponse]
-    """Answers when the turn is closed, when its lease has lapsed, or at the latest after `timeout`."""
+    """Answers when the turn is closed, when its lease has lapsed, when there is output that was asked for, or at the latest
+    after `timeout`. About 1 MiB of output at once.
+    """
     AppendMessages: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.AppendMessagesRequest, _context_service_pb2.AppendMessagesResponse]
     """Appends messages outside a turn, all or none. At most 256 messages and 2 MiB a request."""
     ListFragments: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ListFragmentsRequest, _context_service_pb2.ListFragmentsResponse]
@@ -112,6 +122,14 @@ class ContextServiceAsyncStub(ContextServiceStub):
     """Appends the messages and opens the turn, atomically, and plans its window. Idempotent by (request_id, driver).
     At most 256 messages and 2 MiB a request.
     """
+    TakeTurn: _aio.UnaryUnaryMultiCallable[_context_service_pb2.TakeTurnRequest, _context_service_pb2.OpenTurnResponse]  # type: ignore[assignment]
+    """Makes the caller the driver of an open turn whose driver's lease has lapsed; else answers as OpenTurn does of a turn
+    that it finds. Idempotent by driver.
+    """
+    AppendOutput: _aio.UnaryUnaryMultiCallable[_context_service_pb2.AppendOutputRequest, _context_service_pb2.AppendOutputResponse]  # type: ignore[assignment]
+    """Adds to the output of open turns what their replies have come to, for whoever reads it before the commit. Idempotent: pieces that are there
+    stay as they are. At most 256 turns and 2 MiB a request; each entry has an answer of its own.
+    """
     ReplanTurn: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ReplanTurnRequest, _context_service_pb2.OpenTurnResponse]  # type: ignore[assignment]
     """Plans the window of an open turn anew with the exact counts that the replica measured. At most 4,096 counts."""
     RenewTurn: _aio.UnaryUnaryMultiCallable[_context_service_pb2.RenewTurnRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -126,7 +144,9 @@ class ContextServiceAsyncStub(ContextServiceStub):
     GetTurn: _aio.UnaryUnaryMultiCallable[_context_service_pb2.GetTurnRequest, _turn_pb2.Turn]  # type: ignore[assignment]
     ListTurns: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ListTurnsRequest, _context_service_pb2.ListTurnsResponse]  # type: ignore[assignment]
     WaitTurn: _aio.UnaryUnaryMultiCallable[_context_service_pb2.WaitTurnRequest, _context_service_pb2.WaitTurnResponse]  # type: ignore[assignment]
-    """Answers when the turn is closed, when its lease has lapsed, or at the latest after `timeout`."""
+    """Answers when the turn is closed, when its lease has lapsed, when there is output that was asked for, or at the latest
+    after `timeout`. About 1 MiB of output at once.
+    """
     AppendMessages: _aio.UnaryUnaryMultiCallable[_context_service_pb2.AppendMessagesRequest, _context_service_pb2.AppendMessagesResponse]  # type: ignore[assignment]
     """Appends messages outside a turn, all or none. At most 256 messages and 2 MiB a request."""
     ListFragments: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ListFragmentsRequest, _context_service_pb2.ListFragmentsResponse]  # type: ignore[assignment]
@@ -229,6 +249,26 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def TakeTurn(
+        self,
+        request: _context_service_pb2.TakeTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.OpenTurnResponse, _abc.Awaitable[_context_service_pb2.OpenTurnResponse]]:
+        """Makes the caller the driver of an open turn whose driver's lease has lapsed; else answers as OpenTurn does of a turn
+        that it finds. Idempotent by driver.
+        """
+
+    @_abc_1.abstractmethod
+    def AppendOutput(
+        self,
+        request: _context_service_pb2.AppendOutputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.AppendOutputResponse, _abc.Awaitable[_context_service_pb2.AppendOutputResponse]]:
+        """Adds to the output of open turns what their replies have come to, for whoever reads it before the commit. Idempotent: pieces that are there
+        stay as they are. At most 256 turns and 2 MiB a request; each entry has an answer of its own.
+        """
+
+    @_abc_1.abstractmethod
     def ReplanTurn(
         self,
         request: _context_service_pb2.ReplanTurnRequest,
@@ -289,7 +329,9 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.WaitTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.WaitTurnResponse, _abc.Awaitable[_context_service_pb2.WaitTurnResponse]]:
-        """Answers when the turn is closed, when its lease has lapsed, or at the latest after `timeout`."""
+        """Answers when the turn is closed, when its lease has lapsed, when there is output that was asked for, or at the latest
+        after `timeout`. About 1 MiB of output at once.
+        """
 
     @_abc_1.abstractmethod
     def AppendMessages(

@@ -27,6 +27,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from isthmus.session.v1 import deletion_pb2 as isthmus_dot_session_dot_v1_dot_deletion__pb2
 from isthmus.session.v1 import document_pb2 as isthmus_dot_session_dot_v1_dot_document__pb2
 from isthmus.session.v1 import fragment_pb2 as isthmus_dot_session_dot_v1_dot_fragment__pb2
@@ -36,7 +37,7 @@ from isthmus.session.v1 import session_pb2 as isthmus_dot_session_dot_v1_dot_ses
 from isthmus.session.v1 import turn_pb2 as isthmus_dot_session_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(isthmus/session/v1/session_service.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a!isthmus/session/v1/deletion.proto\x1a!isthmus/session/v1/document.proto\x1a!isthmus/session/v1/fragment.proto\x1a isthmus/session/v1/message.proto\x1a\x1fisthmus/session/v1/record.proto\x1a isthmus/session/v1/session.proto\x1a\x1disthmus/session/v1/turn.proto\"}\n\x14\x43reateSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x02 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"d\n\x11GetSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"l\n\x13ListSessionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x18\n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.isthmus.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x14UpdateSessionRequest\x12\x38\n\x07session\x18\x01 \x01(\x0b\x32\x1b.isthmus.session.v1.SessionB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"j\n\x14\x44\x65leteSessionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02(@\"\xe3\x01\n\x12\x46orkSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04turn\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x37\n\nsession_id\x18\x03 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x04 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"g\n\x14\x45xportSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x15\x45xportSessionResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.isthmus.session.v1.SessionRecord\"\x90\x01\n\x14ImportSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12?\n\x07records\x18\x02 \x03(\x0b\x32!.isthmus.session.v1.SessionRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"\xea\x02\n\x0eRunTurnRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\x12>\n\x08messages\x18\x03 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x32\n\x06params\x18\x04 \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12 \n\nafter_turn\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12$\n\x08priority\x18\x07 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x16\n\x04user\x18\t \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x42\r\n\x0b_after_turn\"\xc6\x03\n\x0fRunTurnResponse\x12@\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32,.isthmus.session.v1.RunTurnResponse.AcceptedH\x00\x12&\n\x03hop\x18\x02 \x01(\x0b\x32\x17.isthmus.session.v1.HopH\x00\x12:\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32).isthmus.session.v1.RunTurnResponse.DeltaH\x00\x12\x38\n\x04\x64one\x18\x04 \x01(\x0b\x32(.isthmus.session.v1.RunTurnResponse.DoneH\x00\x1aO\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04turn\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x1aI\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x08logprobs\x18\x02 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob\x1a.\n\x04\x44one\x12&\n\x04turn\x18\x01 \x01(\x0b\x32\x18.isthmus.session.v1.TurnB\x07\n\x05\x65vent\"d\n\x0eGetTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\x8e\x01\n\x10ListTurnsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\"U\n\x11ListTurnsResponse\x12\'\n\x05turns\x18\x01 \x03(\x0b\x32\x18.isthmus.session.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x11\x43\x61ncelTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\xb5\x01\n\x15\x41ppendMessagesRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12>\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\"I\n\x16\x41ppendMessagesResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\"\xc7\x01\n\x14ListFragmentsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1f\n\x0estart_sequence\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"a\n\x15ListFragmentsResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x12GetFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"o\n\x15\x44\x65leteFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"\x8e\x01\n\x15IngestDocumentRequest\x12=\n\x07session\x18\x01 \x01(\tB,\xbaH)r\'2%^(sessions/[a-z0-9][a-z0-9-]{0,62})?$\x12\x36\n\x04part\x18\x02 \x01(\x0b\x32 .isthmus.session.v1.DocumentPartB\x06\xbaH\x03\xc8\x01\x01\"s\n\x12GetDocumentRequest\x12]\n\x04name\x18\x01 \x01(\tBO\xe2\x41\x01\x02\xbaHHrF2D^sessions/[a-z0-9][a-z0-9-]{0,62}/documents/[a-z0-9][a-z0-9-]{0,62}$\"V\n\x14PreviewWindowRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"m\n\x15PreviewWindowResponse\x12\x30\n\x06window\x18\x01 \x01(\x0b\x32 .isthmus.session.v1.WindowReport\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x12\n\ntokens_max\x18\x03 \x01(\x03\x32\xc4\r\n\x0eSessionService\x12V\n\rCreateSession\x12(.isthmus.session.v1.CreateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12P\n\nGetSession\x12%.isthmus.session.v1.GetSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x61\n\x0cListSessions\x12\'.isthmus.session.v1.ListSessionsRequest\x1a(.isthmus.session.v1.ListSessionsResponse\x12V\n\rUpdateSession\x12(.isthmus.session.v1.UpdateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12^\n\rDeleteSession\x12(.isthmus.session.v1.DeleteSessionRequest\x1a#.isthmus.session.v1.DeletionReceipt\x12R\n\x0b\x46orkSession\x12&.isthmus.session.v1.ForkSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x66\n\rExportSession\x12(.isthmus.session.v1.ExportSessionRequest\x1a).isthmus.session.v1.ExportSessionResponse0\x01\x12X\n\rImportSession\x12(.isthmus.session.v1.ImportSessionRequest\x1a\x1b.isthmus.session.v1.Session(\x01\x12T\n\x07RunTurn\x12\".isthmus.session.v1.RunTurnRequest\x1a#.isthmus.session.v1.RunTurnResponse0\x01\x12G\n\x07GetTurn\x12\".isthmus.session.v1.GetTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12X\n\tListTurns\x12$.isthmus.session.v1.ListTurnsRequest\x1a%.isthmus.session.v1.ListTurnsResponse\x12M\n\nCancelTurn\x12%.isthmus.session.v1.CancelTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12g\n\x0e\x41ppendMessages\x12).isthmus.session.v1.AppendMessagesRequest\x1a*.isthmus.session.v1.AppendMessagesResponse\x12\x64\n\rListFragments\x12(.isthmus.session.v1.ListFragmentsRequest\x1a).isthmus.session.v1.ListFragmentsResponse\x12S\n\x0bGetFragment\x12&.isthmus.session.v1.GetFragmentRequest\x1a\x1c.isthmus.session.v1.Fragment\x12S\n\x0e\x44\x65leteFragment\x12).isthmus.session.v1.DeleteFragmentRequest\x1a\x16.google.protobuf.Empty\x12[\n\x0eIngestDocument\x12).isthmus.session.v1.IngestDocumentRequest\x1a\x1c.isthmus.session.v1.Document(\x01\x12S\n\x0bGetDocument\x12&.isthmus.session.v1.GetDocumentRequest\x1a\x1c.isthmus.session.v1.Document\x12\x64\n\rPreviewWindow\x12(.isthmus.session.v1.PreviewWindowRequest\x1a).isthmus.session.v1.PreviewWindowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(isthmus/session/v1/session_service.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!isthmus/session/v1/deletion.proto\x1a!isthmus/session/v1/document.proto\x1a!isthmus/session/v1/fragment.proto\x1a isthmus/session/v1/message.proto\x1a\x1fisthmus/session/v1/record.proto\x1a isthmus/session/v1/session.proto\x1a\x1disthmus/session/v1/turn.proto\"}\n\x14\x43reateSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x02 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"d\n\x11GetSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"l\n\x13ListSessionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x18\n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\"^\n\x14ListSessionsResponse\x12-\n\x08sessions\x18\x01 \x03(\x0b\x32\x1b.isthmus.session.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x14UpdateSessionRequest\x12\x38\n\x07session\x18\x01 \x01(\x0b\x32\x1b.isthmus.session.v1.SessionB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"j\n\x14\x44\x65leteSessionRequest\x12;\n\x04name\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02(@\"\xe3\x01\n\x12\x46orkSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x15\n\x04turn\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x37\n\nsession_id\x18\x03 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12,\n\x07session\x18\x04 \x01(\x0b\x32\x1b.isthmus.session.v1.Session\"g\n\x14\x45xportSessionRequest\x12O\n\x04name\x18\x01 \x01(\tBA\xe2\x41\x01\x02\xfa\x41\x11\n\x0fisthmus/Session\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"K\n\x15\x45xportSessionResponse\x12\x32\n\x07records\x18\x01 \x03(\x0b\x32!.isthmus.session.v1.SessionRecord\"\x90\x01\n\x14ImportSessionRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\x12?\n\x07records\x18\x02 \x03(\x0b\x32!.isthmus.session.v1.SessionRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\"\xb6\x04\n\x0eRunTurnRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\x12>\n\x08messages\x18\x03 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x32\n\x06params\x18\x04 \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\x17\n\x05model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12 \n\nafter_turn\x18\x06 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12$\n\x08priority\x18\x07 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x41\n\ron_disconnect\x18\x08 \x01(\x0e\x32 .isthmus.session.v1.OnDisconnectB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x04user\x18\t \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12X\n\x06labels\x18\x10 \x03(\x0b\x32..isthmus.session.v1.RunTurnRequest.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10\x10\"\x06r\x04\x10\x01(@*\x06r\x04(\x80\x80\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_after_turn\"\x96\x04\n\x0fRunTurnResponse\x12@\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32,.isthmus.session.v1.RunTurnResponse.AcceptedH\x00\x12&\n\x03hop\x18\x02 \x01(\x0b\x32\x17.isthmus.session.v1.HopH\x00\x12:\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32).isthmus.session.v1.RunTurnResponse.DeltaH\x00\x12\x38\n\x04\x64one\x18\x04 \x01(\x0b\x32(.isthmus.session.v1.RunTurnResponse.DoneH\x00\x1a\x8f\x01\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04turn\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x06 \x01(\t\x1aX\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x32\n\x08logprobs\x18\x02 \x03(\x0b\x32 .isthmus.session.v1.TokenLogprob\x12\r\n\x05piece\x18\x03 \x01(\x03\x1a.\n\x04\x44one\x12&\n\x04turn\x18\x01 \x01(\x0b\x32\x18.isthmus.session.v1.TurnB\x07\n\x05\x65vent\"\x88\x01\n\x11\x41ttachTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\x12\x1f\n\x0estarting_after\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"d\n\x0eGetTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\x8e\x01\n\x10ListTurnsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\"U\n\x11ListTurnsResponse\x12\'\n\x05turns\x18\x01 \x03(\x0b\x32\x18.isthmus.session.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x11\x43\x61ncelTurnRequest\x12R\n\x04name\x18\x01 \x01(\tBD\xe2\x41\x01\x02\xbaH=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$\"\xb5\x01\n\x15\x41ppendMessagesRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12>\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.isthmus.session.v1.MessageB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\"I\n\x16\x41ppendMessagesResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\"\xc7\x01\n\x14ListFragmentsRequest\x12=\n\x06parent\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04\x12\x12\n\ndescending\x18\x04 \x01(\x08\x12\x1f\n\x0estart_sequence\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"a\n\x15ListFragmentsResponse\x12/\n\tfragments\x18\x01 \x03(\x0b\x32\x1c.isthmus.session.v1.Fragment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"l\n\x12GetFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"o\n\x15\x44\x65leteFragmentRequest\x12V\n\x04name\x18\x01 \x01(\tBH\xe2\x41\x01\x02\xbaHAr?2=^sessions/[a-z0-9][a-z0-9-]{0,62}/fragments/[1-9][0-9]{0,17}$\"\x8e\x01\n\x15IngestDocumentRequest\x12=\n\x07session\x18\x01 \x01(\tB,\xbaH)r\'2%^(sessions/[a-z0-9][a-z0-9-]{0,62})?$\x12\x36\n\x04part\x18\x02 \x01(\x0b\x32 .isthmus.session.v1.DocumentPartB\x06\xbaH\x03\xc8\x01\x01\"s\n\x12GetDocumentRequest\x12]\n\x04name\x18\x01 \x01(\tBO\xe2\x41\x01\x02\xbaHHrF2D^sessions/[a-z0-9][a-z0-9-]{0,62}/documents/[a-z0-9][a-z0-9-]{0,62}$\"V\n\x14PreviewWindowRequest\x12>\n\x07session\x18\x01 \x01(\tB-\xe2\x41\x01\x02\xbaH&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$\"m\n\x15PreviewWindowResponse\x12\x30\n\x06window\x18\x01 \x01(\x0b\x32 .isthmus.session.v1.WindowReport\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x12\n\ntokens_max\x18\x03 \x01(\x03\x32\xa0\x0e\n\x0eSessionService\x12V\n\rCreateSession\x12(.isthmus.session.v1.CreateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12P\n\nGetSession\x12%.isthmus.session.v1.GetSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x61\n\x0cListSessions\x12\'.isthmus.session.v1.ListSessionsRequest\x1a(.isthmus.session.v1.ListSessionsResponse\x12V\n\rUpdateSession\x12(.isthmus.session.v1.UpdateSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12^\n\rDeleteSession\x12(.isthmus.session.v1.DeleteSessionRequest\x1a#.isthmus.session.v1.DeletionReceipt\x12R\n\x0b\x46orkSession\x12&.isthmus.session.v1.ForkSessionRequest\x1a\x1b.isthmus.session.v1.Session\x12\x66\n\rExportSession\x12(.isthmus.session.v1.ExportSessionRequest\x1a).isthmus.session.v1.ExportSessionResponse0\x01\x12X\n\rImportSession\x12(.isthmus.session.v1.ImportSessionRequest\x1a\x1b.isthmus.session.v1.Session(\x01\x12T\n\x07RunTurn\x12\".isthmus.session.v1.RunTurnRequest\x1a#.isthmus.session.v1.RunTurnResponse0\x01\x12Z\n\nAttachTurn\x12%.isthmus.session.v1.AttachTurnRequest\x1a#.isthmus.session.v1.RunTurnResponse0\x01\x12G\n\x07GetTurn\x12\".isthmus.session.v1.GetTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12X\n\tListTurns\x12$.isthmus.session.v1.ListTurnsRequest\x1a%.isthmus.session.v1.ListTurnsResponse\x12M\n\nCancelTurn\x12%.isthmus.session.v1.CancelTurnRequest\x1a\x18.isthmus.session.v1.Turn\x12g\n\x0e\x41ppendMessages\x12).isthmus.session.v1.AppendMessagesRequest\x1a*.isthmus.session.v1.AppendMessagesResponse\x12\x64\n\rListFragments\x12(.isthmus.session.v1.ListFragmentsRequest\x1a).isthmus.session.v1.ListFragmentsResponse\x12S\n\x0bGetFragment\x12&.isthmus.session.v1.GetFragmentRequest\x1a\x1c.isthmus.session.v1.Fragment\x12S\n\x0e\x44\x65leteFragment\x12).isthmus.session.v1.DeleteFragmentRequest\x1a\x16.google.protobuf.Empty\x12[\n\x0eIngestDocument\x12).isthmus.session.v1.IngestDocumentRequest\x1a\x1c.isthmus.session.v1.Document(\x01\x12S\n\x0bGetDocument\x12&.isthmus.session.v1.GetDocumentRequest\x1a\x1c.isthmus.session.v1.Document\x12\x64\n\rPreviewWindow\x12(.isthmus.session.v1.PreviewWindowRequest\x1a).isthmus.session.v1.PreviewWindowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,6 +72,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTSESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H r\0362\034^([a-z0-9][a-z0-9-]{0,62})?$'
   _globals['_IMPORTSESSIONREQUEST'].fields_by_name['records']._loaded_options = None
   _globals['_IMPORTSESSIONREQUEST'].fields_by_name['records']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\010'
+  _globals['_RUNTURNREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_RUNTURNREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_RUNTURNREQUEST'].fields_by_name['session']._loaded_options = None
   _globals['_RUNTURNREQUEST'].fields_by_name['session']._serialized_options = b'\342A\001\002\272H&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_RUNTURNREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -83,8 +86,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNTURNREQUEST'].fields_by_name['after_turn']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_RUNTURNREQUEST'].fields_by_name['priority']._loaded_options = None
   _globals['_RUNTURNREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\017\032\r\030d(\234\377\377\377\377\377\377\377\377\001'
+  _globals['_RUNTURNREQUEST'].fields_by_name['on_disconnect']._loaded_options = None
+  _globals['_RUNTURNREQUEST'].fields_by_name['on_disconnect']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_RUNTURNREQUEST'].fields_by_name['user']._loaded_options = None
   _globals['_RUNTURNREQUEST'].fields_by_name['user']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_RUNTURNREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_RUNTURNREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\025\232\001\022\020\020\"\006r\004\020\001(@*\006r\004(\200\200\001'
+  _globals['_ATTACHTURNREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ATTACHTURNREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$'
+  _globals['_ATTACHTURNREQUEST'].fields_by_name['starting_after']._loaded_options = None
+  _globals['_ATTACHTURNREQUEST'].fields_by_name['starting_after']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_GETTURNREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETTURNREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H=r;29^sessions/[a-z0-9][a-z0-9-]{0,62}/turns/[1-9][0-9]{0,17}$'
   _globals['_LISTTURNSREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -121,64 +132,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272HHrF2D^sessions/[a-z0-9][a-z0-9-]{0,62}/documents/[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_PREVIEWWINDOWREQUEST'].fields_by_name['session']._loaded_options = None
   _globals['_PREVIEWWINDOWREQUEST'].fields_by_name['session']._serialized_options = b'\342A\001\002\272H&r$2\"^sessions/[a-z0-9][a-z0-9-]{0,62}$'
-  _globals['_CREATESESSIONREQUEST']._serialized_start=453
-  _globals['_CREATESESSIONREQUEST']._serialized_end=578
-  _globals['_GETSESSIONREQUEST']._serialized_start=580
-  _globals['_GETSESSIONREQUEST']._serialized_end=680
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=682
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=790
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=792
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=886
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=889
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1018
-  _globals['_DELETESESSIONREQUEST']._serialized_start=1020
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1126
-  _globals['_FORKSESSIONREQUEST']._serialized_start=1129
-  _globals['_FORKSESSIONREQUEST']._serialized_end=1356
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1358
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1461
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1463
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1538
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1541
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1685
-  _globals['_RUNTURNREQUEST']._serialized_start=1688
-  _globals['_RUNTURNREQUEST']._serialized_end=2050
-  _globals['_RUNTURNRESPONSE']._serialized_start=2053
-  _globals['_RUNTURNRESPONSE']._serialized_end=2507
-  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_start=2296
-  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_end=2375
-  _globals['_RUNTURNRESPONSE_DELTA']._serialized_start=2377
-  _globals['_RUNTURNRESPONSE_DELTA']._serialized_end=2450
-  _globals['_RUNTURNRESPONSE_DONE']._serialized_start=2452
-  _globals['_RUNTURNRESPONSE_DONE']._serialized_end=2498
-  _globals['_GETTURNREQUEST']._serialized_start=2509
-  _globals['_GETTURNREQUEST']._serialized_end=2609
-  _globals['_LISTTURNSREQUEST']._serialized_start=2612
-  _globals['_LISTTURNSREQUEST']._serialized_end=2754
-  _globals['_LISTTURNSRESPONSE']._serialized_start=2756
-  _globals['_LISTTURNSRESPONSE']._serialized_end=2841
-  _globals['_CANCELTURNREQUEST']._serialized_start=2843
-  _globals['_CANCELTURNREQUEST']._serialized_end=2946
-  _globals['_APPENDMESSAGESREQUEST']._serialized_start=2949
-  _globals['_APPENDMESSAGESREQUEST']._serialized_end=3130
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=3132
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=3205
-  _globals['_LISTFRAGMENTSREQUEST']._serialized_start=3208
-  _globals['_LISTFRAGMENTSREQUEST']._serialized_end=3407
-  _globals['_LISTFRAGMENTSRESPONSE']._serialized_start=3409
-  _globals['_LISTFRAGMENTSRESPONSE']._serialized_end=3506
-  _globals['_GETFRAGMENTREQUEST']._serialized_start=3508
-  _globals['_GETFRAGMENTREQUEST']._serialized_end=3616
-  _globals['_DELETEFRAGMENTREQUEST']._serialized_start=3618
-  _globals['_DELETEFRAGMENTREQUEST']._serialized_end=3729
-  _globals['_INGESTDOCUMENTREQUEST']._serialized_start=3732
-  _globals['_INGESTDOCUMENTREQUEST']._serialized_end=3874
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=3876
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=3991
-  _globals['_PREVIEWWINDOWREQUEST']._serialized_start=3993
-  _globals['_PREVIEWWINDOWREQUEST']._serialized_end=4079
-  _globals['_PREVIEWWINDOWRESPONSE']._serialized_start=4081
-  _globals['_PREVIEWWINDOWRESPONSE']._serialized_end=4190
-  _globals['_SESSIONSERVICE']._serialized_start=4193
-  _globals['_SESSIONSERVICE']._serialized_end=5925
+  _globals['_CREATESESSIONREQUEST']._serialized_start=486
+  _globals['_CREATESESSIONREQUEST']._serialized_end=611
+  _globals['_GETSESSIONREQUEST']._serialized_start=613
+  _globals['_GETSESSIONREQUEST']._serialized_end=713
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=715
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=823
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=825
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=919
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=922
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1051
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1053
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1159
+  _globals['_FORKSESSIONREQUEST']._serialized_start=1162
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1389
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1391
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1494
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1496
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1571
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1574
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1718
+  _globals['_RUNTURNREQUEST']._serialized_start=1721
+  _globals['_RUNTURNREQUEST']._serialized_end=2287
+  _globals['_RUNTURNREQUEST_LABELSENTRY']._serialized_start=2227
+  _globals['_RUNTURNREQUEST_LABELSENTRY']._serialized_end=2272
+  _globals['_RUNTURNRESPONSE']._serialized_start=2290
+  _globals['_RUNTURNRESPONSE']._serialized_end=2824
+  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_start=2534
+  _globals['_RUNTURNRESPONSE_ACCEPTED']._serialized_end=2677
+  _globals['_RUNTURNRESPONSE_DELTA']._serialized_start=2679
+  _globals['_RUNTURNRESPONSE_DELTA']._serialized_end=2767
+  _globals['_RUNTURNRESPONSE_DONE']._serialized_start=2769
+  _globals['_RUNTURNRESPONSE_DONE']._serialized_end=2815
+  _globals['_ATTACHTURNREQUEST']._serialized_start=2827
+  _globals['_ATTACHTURNREQUEST']._serialized_end=2963
+  _globals['_GETTURNREQUEST']._serialized_start=2965
+  _globals['_GETTURNREQUEST']._serialized_end=3065
+  _globals['_LISTTURNSREQUEST']._serialized_start=3068
+  _globals['_LISTTURNSREQUEST']._serialized_end=3210
+  _globals['_LISTTURNSRESPONSE']._serialized_start=3212
+  _globals['_LISTTURNSRESPONSE']._serialized_end=3297
+  _globals['_CANCELTURNREQUEST']._serialized_start=3299
+  _globals['_CANCELTURNREQUEST']._serialized_end=3402
+  _globals['_APPENDMESSAGESREQUEST']._serialized_start=3405
+  _globals['_APPENDMESSAGESREQUEST']._serialized_end=3586
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=3588
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=3661
+  _globals['_LISTFRAGMENTSREQUEST']._serialized_start=3664
+  _globals['_LISTFRAGMENTSREQUEST']._serialized_end=3863
+  _globals['_LISTFRAGMENTSRESPONSE']._serialized_start=3865
+  _globals['_LISTFRAGMENTSRESPONSE']._serialized_end=3962
+  _globals['_GETFRAGMENTREQUEST']._serialized_start=3964
+  _globals['_GETFRAGMENTREQUEST']._serialized_end=4072
+  _globals['_DELETEFRAGMENTREQUEST']._serialized_start=4074
+  _globals['_DELETEFRAGMENTREQUEST']._serialized_end=4185
+  _globals['_INGESTDOCUMENTREQUEST']._serialized_start=4188
+  _globals['_INGESTDOCUMENTREQUEST']._serialized_end=4330
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=4332
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=4447
+  _globals['_PREVIEWWINDOWREQUEST']._serialized_start=4449
+  _globals['_PREVIEWWINDOWREQUEST']._serialized_end=4535
+  _globals['_PREVIEWWINDOWRESPONSE']._serialized_start=4537
+  _globals['_PREVIEWWINDOWRESPONSE']._serialized_end=4646
+  _globals['_SESSIONSERVICE']._serialized_start=4649
+  _globals['_SESSIONSERVICE']._serialized_end=6473
 # @@protoc_insertion_point(module_scope)

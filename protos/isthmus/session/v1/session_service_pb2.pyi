@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from isthmus.session.v1 import document_pb2 as _document_pb2
 from isthmus.session.v1 import fragment_pb2 as _fragment_pb2
@@ -271,6 +272,26 @@ Global___ImportSessionRequest: _TypeAlias = ImportSessionRequest  # noqa: Y015
 class RunTurnRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SESSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
@@ -278,7 +299,9 @@ class RunTurnRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     AFTER_TURN_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -290,6 +313,7 @@ class RunTurnRequest(_message.Message):
     """
     priority: _builtins.int
     """Among the turns that wait for a replica: lower goes first, 0 is usual."""
+    on_disconnect: _turn_pb2.OnDisconnect.ValueType
     user: _builtins.str
     """Whom the client runs the turn for, by a name of its own: who has limits of his own is told apart by it. No part of
     what makes a request the same.
@@ -298,6 +322,10 @@ class RunTurnRequest(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
     def params(self) -> _message_pb2.SamplingParams: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Kept with the turn, for whoever reads it."""
+
     def __init__(
         self,
         *,
@@ -308,11 +336,13 @@ class RunTurnRequest(_message.Message):
         model: _builtins.str = ...,
         after_turn: _builtins.int | None = ...,
         priority: _builtins.int = ...,
+        on_disconnect: _turn_pb2.OnDisconnect.ValueType = ...,
         user: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "messages", b"messages", "model", b"model", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
@@ -322,6 +352,8 @@ Global___RunTurnRequest: _TypeAlias = RunTurnRequest  # noqa: Y015
 
 @_typing.final
 class RunTurnResponse(_message.Message):
+    """The events of a turn: `accepted` first, hops and deltas as they come, `done` last."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -334,12 +366,17 @@ class RunTurnResponse(_message.Message):
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         ATTACHED_FIELD_NUMBER: _builtins.int
         ATTEMPT_FIELD_NUMBER: _builtins.int
+        CREATE_TIME_FIELD_NUMBER: _builtins.int
+        MODEL_FIELD_NUMBER: _builtins.int
         turn: _builtins.str
         """`sessions/{session}/turns/{number}`."""
         request_id: _builtins.str
         attached: _builtins.bool
         """True when the turn was already there: another call drives it, or it is done."""
         attempt: _builtins.int
+        model: _builtins.str
+        @_builtins.property
+        def create_time(self) -> _timestamp_pb2.Timestamp: ...
         def __init__(
             self,
             *,
@@ -347,10 +384,12 @@ class RunTurnResponse(_message.Message):
             request_id: _builtins.str = ...,
             attached: _builtins.bool = ...,
             attempt: _builtins.int = ...,
+            create_time: _timestamp_pb2.Timestamp | None = ...,
+            model: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "attempt", b"attempt", "request_id", b"request_id", "turn", b"turn"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "attempt", b"attempt", "create_time", b"create_time", "model", b"model", "request_id", b"request_id", "turn", b"turn"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,7 +399,10 @@ class RunTurnResponse(_message.Message):
 
         TEXT_FIELD_NUMBER: _builtins.int
         LOGPROBS_FIELD_NUMBER: _builtins.int
+        PIECE_FIELD_NUMBER: _builtins.int
         text: _builtins.str
+        piece: _builtins.int
+        """The delta's number in the reply, from 1 on, the same for whoever reads it: where AttachTurn goes on."""
         @_builtins.property
         def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.TokenLogprob]:
             """Of the tokens behind the text, where `params.logprobs` asks for them; those of tokens without text yet come alone."""
@@ -370,10 +412,11 @@ class RunTurnResponse(_message.Message):
             *,
             text: _builtins.str = ...,
             logprobs: _abc.Iterable[_message_pb2.TokenLogprob] | None = ...,
+            piece: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "piece", b"piece", "text", b"text"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,6 +469,29 @@ class RunTurnResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___RunTurnResponse: _TypeAlias = RunTurnResponse  # noqa: Y015
+
+@_typing.final
+class AttachTurnRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STARTING_AFTER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    starting_after: _builtins.int
+    """The last piece that the caller has, 0 for none."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        starting_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "starting_after", b"starting_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachTurnRequest: _TypeAlias = AttachTurnRequest  # noqa: Y015
 
 @_typing.final
 class GetTurnRequest(_message.Message):

@@ -86,6 +86,11 @@ class SessionServiceStub:
                 request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnRequest.SerializeToString,
                 response_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnResponse.FromString,
                 _registered_method=True)
+        self.AttachTurn = channel.unary_stream(
+                '/isthmus.session.v1.SessionService/AttachTurn',
+                request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.AttachTurnRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnResponse.FromString,
+                _registered_method=True)
         self.GetTurn = channel.unary_unary(
                 '/isthmus.session.v1.SessionService/GetTurn',
                 request_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.GetTurnRequest.SerializeToString,
@@ -203,8 +208,17 @@ class SessionServiceServicer:
     def RunTurn(self, request, context):
         """Runs one turn: the new messages in, events out, in this order: one `accepted`, then `hop` and `delta` as they
         come, then one `done`. After `done` the reply is durable. At most 256 messages and 2 MiB a request. The same
-        request_id with the same body attaches to the same turn; its text then comes in as few deltas as are at hand.
-        A caller that goes away cancels the call, and the turn fails.
+        request_id with the same body attaches to the same turn, and gets the same deltas. A caller that goes away cancels
+        the call, and the turn fails, unless `on_disconnect` lets it go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachTurn(self, request, context):
+        """Reads a turn from any place of its output on, at any gateway, whether it is open or done: one `accepted`, the
+        deltas behind `starting_after` as they come, one `done`. A turn whose driver was lost is driven on from what its
+        output has. A caller that goes away changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -325,6 +339,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
             'RunTurn': grpc.unary_stream_rpc_method_handler(
                     servicer.RunTurn,
                     request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnResponse.SerializeToString,
+            ),
+            'AttachTurn': grpc.unary_stream_rpc_method_handler(
+                    servicer.AttachTurn,
+                    request_deserializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.AttachTurnRequest.FromString,
                     response_serializer=isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnResponse.SerializeToString,
             ),
             'GetTurn': grpc.unary_unary_rpc_method_handler(
@@ -621,6 +640,33 @@ class SessionService:
             target,
             '/isthmus.session.v1.SessionService/RunTurn',
             isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/isthmus.session.v1.SessionService/AttachTurn',
+            isthmus_dot_session_dot_v1_dot_session__service__pb2.AttachTurnRequest.SerializeToString,
             isthmus_dot_session_dot_v1_dot_session__service__pb2.RunTurnResponse.FromString,
             options,
             channel_credentials,

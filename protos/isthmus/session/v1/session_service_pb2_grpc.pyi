@@ -63,8 +63,13 @@ class SessionServiceStub:
     RunTurn: _grpc.UnaryStreamMultiCallable[_session_service_pb2.RunTurnRequest, _session_service_pb2.RunTurnResponse]
     """Runs one turn: the new messages in, events out, in this order: one `accepted`, then `hop` and `delta` as they
     come, then one `done`. After `done` the reply is durable. At most 256 messages and 2 MiB a request. The same
-    request_id with the same body attaches to the same turn; its text then comes in as few deltas as are at hand.
-    A caller that goes away cancels the call, and the turn fails.
+    request_id with the same body attaches to the same turn, and gets the same deltas. A caller that goes away cancels
+    the call, and the turn fails, unless `on_disconnect` lets it go on.
+    """
+    AttachTurn: _grpc.UnaryStreamMultiCallable[_session_service_pb2.AttachTurnRequest, _session_service_pb2.RunTurnResponse]
+    """Reads a turn from any place of its output on, at any gateway, whether it is open or done: one `accepted`, the
+    deltas behind `starting_after` as they come, one `done`. A turn whose driver was lost is driven on from what its
+    output has. A caller that goes away changes nothing.
     """
     GetTurn: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetTurnRequest, _turn_pb2.Turn]
     ListTurns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListTurnsRequest, _session_service_pb2.ListTurnsResponse]
@@ -116,8 +121,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     RunTurn: _aio.UnaryStreamMultiCallable[_session_service_pb2.RunTurnRequest, _session_service_pb2.RunTurnResponse]  # type: ignore[assignment]
     """Runs one turn: the new messages in, events out, in this order: one `accepted`, then `hop` and `delta` as they
     come, then one `done`. After `done` the reply is durable. At most 256 messages and 2 MiB a request. The same
-    request_id with the same body attaches to the same turn; its text then comes in as few deltas as are at hand.
-    A caller that goes away cancels the call, and the turn fails.
+    request_id with the same body attaches to the same turn, and gets the same deltas. A caller that goes away cancels
+    the call, and the turn fails, unless `on_disconnect` lets it go on.
+    """
+    AttachTurn: _aio.UnaryStreamMultiCallable[_session_service_pb2.AttachTurnRequest, _session_service_pb2.RunTurnResponse]  # type: ignore[assignment]
+    """Reads a turn from any place of its output on, at any gateway, whether it is open or done: one `accepted`, the
+    deltas behind `starting_after` as they come, one `done`. A turn whose driver was lost is driven on from what its
+    output has. A caller that goes away changes nothing.
     """
     GetTurn: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetTurnRequest, _turn_pb2.Turn]  # type: ignore[assignment]
     ListTurns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListTurnsRequest, _session_service_pb2.ListTurnsResponse]  # type: ignore[assignment]
@@ -220,8 +230,19 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.RunTurnResponse], _abc.AsyncIterator[_session_service_pb2.RunTurnResponse]]:
         """Runs one turn: the new messages in, events out, in this order: one `accepted`, then `hop` and `delta` as they
         come, then one `done`. After `done` the reply is durable. At most 256 messages and 2 MiB a request. The same
-        request_id with the same body attaches to the same turn; its text then comes in as few deltas as are at hand.
-        A caller that goes away cancels the call, and the turn fails.
+        request_id with the same body attaches to the same turn, and gets the same deltas. A caller that goes away cancels
+        the call, and the turn fails, unless `on_disconnect` lets it go on.
+        """
+
+    @_abc_1.abstractmethod
+    def AttachTurn(
+        self,
+        request: _session_service_pb2.AttachTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.RunTurnResponse], _abc.AsyncIterator[_session_service_pb2.RunTurnResponse]]:
+        """Reads a turn from any place of its output on, at any gateway, whether it is open or done: one `accepted`, the
+        deltas behind `starting_after` as they come, one `done`. A turn whose driver was lost is driven on from what its
+        output has. A caller that goes away changes nothing.
         """
 
     @_abc_1.abstractmethod

@@ -40,6 +40,30 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _OnDisconnect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    """As STOP."""
+    ON_DISCONNECT_STOP: _OnDisconnect.ValueType  # 1
+    """It is stopped, and fails; the same request_id runs it anew."""
+    ON_DISCONNECT_CONTINUE: _OnDisconnect.ValueType  # 2
+    """It goes on: AttachTurn reads it, CancelTurn stops it."""
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """What becomes of a turn whose caller has gone before it was done."""
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+"""As STOP."""
+ON_DISCONNECT_STOP: OnDisconnect.ValueType  # 1
+"""It is stopped, and fails; the same request_id runs it anew."""
+ON_DISCONNECT_CONTINUE: OnDisconnect.ValueType  # 2
+"""It goes on: AttachTurn reads it, CancelTurn stops it."""
+Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
+
 @_typing.final
 class Turn(_message.Message):
     """One exchange on a session: the client's new messages and the model's reply."""
@@ -73,6 +97,26 @@ class Turn(_message.Message):
     STATE_EXPIRED: Turn.State.ValueType  # 5
     """Its driver was lost and another turn was opened before anybody took it over."""
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -90,6 +134,9 @@ class Turn(_message.Message):
     PARAMS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    PIECE_BYTES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sessions/{session}/turns/{number}`, numbered from 1 on."""
     number: _builtins.int
@@ -106,6 +153,7 @@ class Turn(_message.Message):
     model: _builtins.str
     attempt: _builtins.int
     """How often a driver took the turn, from 1 on."""
+    on_disconnect: Global___OnDisconnect.ValueType
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -118,6 +166,14 @@ class Turn(_message.Message):
 
     @_builtins.property
     def params(self) -> _message_pb2.SamplingParams: ...
+    @_builtins.property
+    def piece_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """UTF-8 bytes of each piece that the reply was streamed in, so that it is told again in the same ones. Not set in lists."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As its caller gave them."""
+
     def __init__(
         self,
         *,
@@ -138,10 +194,13 @@ class Turn(_message.Message):
         params: _message_pb2.SamplingParams | None = ...,
         model: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        on_disconnect: Global___OnDisconnect.ValueType = ...,
+        piece_bytes: _abc.Iterable[_builtins.int] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "params", b"params", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "finish_reason", b"finish_reason", "first_input_sequence", b"first_input_sequence", "first_output_sequence", b"first_output_sequence", "last_input_sequence", b"last_input_sequence", "last_output_sequence", b"last_output_sequence", "model", b"model", "name", b"name", "number", b"number", "output_text", b"output_text", "params", b"params", "receipt", b"receipt", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "finish_reason", b"finish_reason", "first_input_sequence", b"first_input_sequence", "first_output_sequence", b"first_output_sequence", "labels", b"labels", "last_input_sequence", b"last_input_sequence", "last_output_sequence", b"last_output_sequence", "model", b"model", "name", b"name", "number", b"number", "on_disconnect", b"on_disconnect", "output_text", b"output_text", "params", b"params", "piece_bytes", b"piece_bytes", "receipt", b"receipt", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
