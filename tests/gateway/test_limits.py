@@ -127,6 +127,29 @@ async def test_a_turn_that_comes_to_nothing_costs_nothing_and_gives_its_place_ba
         assert (await reading(settings, local)).micros > 0
 
 
+async def test_a_turn_that_outlives_its_caller_holds_its_place_until_it_is_done(quick: Settings) -> None:
+    paced = changed(quick, "inference", scripted_tokens_per_s=20.0)
+    settings = limited(paced, tenant={"turns_concurrent": 1}, prices=PRICES)
+    local = tenant(turns=1, name="local")
+    async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        call = client.stub.RunTurn(turn_request("s1", "Hello.", on_disconnect=turn_pb2.ON_DISCONNECT_CONTINUE))
+        name = (await anext(aiter(call))).accepted.turn
+        call.cancel()
+        assert (await reading(settings, local)).turns == 1
+
+        async def is_done() -> bool:
+            return (await client.get_turn(name)).state == turn_pb2.Turn.STATE_DONE
+
+        await eventually(is_done, message="the turn goes on")
+
+        async def is_settled() -> bool:
+            return (await reading(settings, local)).turns == 0
+
+        await eventually(is_settled, message="the place is free")
+        assert (await reading(settings, local)).micros == (await client.get_turn(name)).receipt.cost.micros > 0
+
+
 async def test_a_budget_ends_and_no_retry_is_asked_for(quick: Settings) -> None:
     settings = limited(quick, tenant={"budget_monthly_micros": 500}, prices=PRICES)
     async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
@@ -289,11 +312,12 @@ async def test_a_user_who_has_no_request_left_takes_none_of_his_tenants(settings
 
 def test_who_is_refused_is_refused_again_without_a_trip() -> None:
     meters, acme = ClockedMeters(Clocked()), tenant(requests=1)
+    ann = tenant(requests=9, kind=Kind.USER, name="ann")
     refused = RefusedCallers(1)
 
     async def ask() -> None:
         await meters.take([acme], Cost())
-        standing = await meters.take([acme], Cost())
+        standing = await meters.take([acme, ann], Cost())
         refused.note("acme", obstacles(standing, Cost(), 1_000), standing, 100.0)
 
     with pytest.raises(StopIteration):
@@ -301,6 +325,8 @@ def test_who_is_refused_is_refused_again_without_a_trip() -> None:
     found = refused.find([acme], 130.0)
     assert found
     assert [each.wait_ms for each in found[0]] == [30_000]
+    # Nobody else is told of her.
+    assert [reading.caller for reading in found[1].readings] == [acme]
     assert refused.find([tenant(requests=1, name="other")], 130.0) is None
     assert refused.find([acme], 160.0) is None
     assert len(refused) == 0
