@@ -80,7 +80,7 @@ def create_app(
         request_class=BoundedRequest,
         dto=StrictBody,
         return_dto=None,
-        guards=[guarding(gate), limiting(turns.admission.limiter)],
+        guards=[guarding(gate), limiting(turns.admission)],
         before_request=refuse_unknown,
         exception_handlers={Exception: answer},
         state=State({"settings": settings.gateway}),

@@ -32,7 +32,7 @@ class CreateEmbeddings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     - `input` is a text or a list of texts, each of at most 65,536 bytes of UTF-8; token ids are not taken.
     - `model` names the model that makes vectors, or one that /v1/models lists: then that which its replicas have.
     - `dimensions` may be those that the model has, and no others.
-    - `user` is not kept.
+    - `user` is not kept; it says whose limits this counts against.
     """
 
     input: _Input
@@ -98,9 +98,9 @@ async def _embed(edge: Edge, body: CreateEmbeddings) -> Embedded:
     texts = texts_of(body)
     size = sum(len(text.encode()) for text in texts)
     try:
-        async with edge.turns.admission.embedding(edge.tenant, user_of(body.user), body.model, size) as admitted:
+        async with edge.turns.admission.embedding(edge.tenant, user_of(body.user), body.model, size) as entry:
             found = await edge.backend.embed(texts, body.model, body.dimensions)
-            await admitted.settle(Tokens(found.tokens))
+            entry.settle(Tokens(found.tokens))
             return found
     except IsthmusError as error:
         path = error.fields[0].field if error.fields else ""

@@ -12,6 +12,7 @@ from gateway.access import needs
 from gateway.http.metrics import method_of, route_of
 from gateway.limits import call
 from gateway.limits.address import caller_address
+from gateway.limits.admission import Admission
 from gateway.limits.headers import headers
 from gateway.limits.limiter import Limiter
 from services.errors import InvalidField
@@ -19,7 +20,10 @@ from services.errors import InvalidField
 Connection: TypeAlias = ASGIConnection[Any, Any, Any, Any]
 USER_BYTES_MAX: Final = 256
 # They take their own request, together with their tokens.
-_COUNTED_LATER: Final = frozenset({"POST /v1/responses", "POST /v1/chat/completions", "POST /v1/embeddings"})
+_TURNS: Final = frozenset({"POST /v1/responses", "POST /v1/chat/completions"})
+_EMBEDDINGS: Final = "POST /v1/embeddings"
+# To end a turn is always free.
+_CANCEL: Final = "POST /v1/responses/{response_id}/cancel"
 
 
 class Told:
@@ -44,15 +48,19 @@ class Told:
         await self._app(scope, receive, tell)
 
 
-def limiting(limiter: Limiter) -> Guard:
+def limiting(admission: Admission) -> Guard:
     """Litestar's guard of every route, behind that of access: takes a request, or refuses before the body is read."""
+    limiter = admission.limiter
 
     async def guard(connection: Connection, _: BaseRouteHandler) -> None:
-        method, template = method_of(connection.scope), route_of(connection.scope)
-        if needs.is_open(template):
+        template = route_of(connection.scope)
+        route = f"{method_of(connection.scope)} {template}"
+        if needs.is_open(template) or route == _CANCEL:
             return
         tenant: str = connection.state.tenant
-        if f"{method} {template}" in _COUNTED_LATER:
+        if route in _TURNS:
+            admission.shed(tenant)
+        elif route == _EMBEDDINGS:
             limiter.check(limiter.callers(tenant))
         else:
             await limiter.request(tenant)

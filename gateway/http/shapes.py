@@ -87,7 +87,8 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     - `text.format` is kept to by the engine, token by token, and looked at once more at the end.
     - `metadata` is kept with the session; sent with a later response of it, it replaces what was there.
     - `store: false` erases the session after the answer, unless it is a conversation.
-    - `user`, `safety_identifier` and `prompt_cache_key` are given back and not kept.
+    - `user`, `safety_identifier` and `prompt_cache_key` are given back and not kept. The first two, of at most 256
+      bytes, say whose limits the response counts against.
     """
 
     input: str | Annotated[list[Item], Meta(min_length=1, max_length=MESSAGES_COUNT_MAX)]

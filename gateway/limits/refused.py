@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from services.limits.callers import Caller
-from services.limits.standing import Obstacle, Standing, Way
+from services.limits.standing import Obstacle, Reading, Standing, Way
 
 
 class _Refused(NamedTuple):
     until_s: float
     obstacle: Obstacle
-    standing: Standing
+    # The refused caller's alone: who came with it is nobody else's business.
+    reading: Reading
 
 
 class RefusedCallers:
@@ -33,10 +34,11 @@ class RefusedCallers:
 
     def note(self, tenant: str, found: Sequence[Obstacle], standing: Standing, now_s: float) -> None:
         """What a call was refused for."""
+        readings = {reading.caller: reading for reading in standing.readings}
         for each in found:
             if each.way is Way.REQUESTS and each.wait_ms is not None:
                 key = (tenant, each.caller.part)
-                self._refused[key] = _Refused(now_s + each.wait_ms / 1000, each, standing)
+                self._refused[key] = _Refused(now_s + each.wait_ms / 1000, each, readings[each.caller])
                 self._refused.move_to_end(key)
         while len(self._refused) > self._count_max:
             self._refused.popitem(last=False)
@@ -45,7 +47,8 @@ class RefusedCallers:
         """What is in the way of a request by these callers, the tenant first; None where nothing is known of."""
         if not self._refused:
             return None
-        found, standing = [], None
+        found: list[Obstacle] = []
+        readings: list[Reading] = []
         for caller in callers:
             key = (callers[0].name, caller.part)
             known = self._refused.get(key)
@@ -56,8 +59,8 @@ class RefusedCallers:
                 continue
             wait_ms = max(1, round((known.until_s - now_s) * 1000))
             found.append(replace(known.obstacle, wait_ms=wait_ms))
-            standing = known.standing
-        return (found, standing) if standing is not None else None
+            readings.append(known.reading)
+        return (found, Standing(is_taken=False, readings=tuple(readings))) if found else None
 
     def forget(self) -> None:
         """Limits have changed."""

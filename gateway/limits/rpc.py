@@ -16,8 +16,8 @@ from gateway.limits.limiter import Limiter
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Admit: TypeAlias = Callable[[str, Context], Awaitable[None]]
-# It takes its own request, together with its tokens.
-_RUN_TURN: Final = f"{SERVICE}RunTurn"
+# A turn takes its own request, together with its tokens; to end one is always free.
+_UNCOUNTED: Final = frozenset({f"{SERVICE}RunTurn", f"{SERVICE}CancelTurn"})
 
 
 def limiting(admit: Admit, limiter: Callable[[], Limiter]) -> Admit:
@@ -29,7 +29,7 @@ def limiting(admit: Admit, limiter: Callable[[], Limiter]) -> Admit:
         forwarded = [str(value) for key, value in metadata if key == "x-forwarded-for"]
         call.enter(caller_address(host_of(context.peer() or ""), forwarded, limits.proxies_trusted))
         await admit(method, context)
-        if method != _RUN_TURN:
+        if method not in _UNCOUNTED:
             await limits.request(tenancy.tenant())
 
     return limited

@@ -23,27 +23,26 @@ class Output:
     """The events of a turn, from the task that makes them to the caller who reads them. One reader.
 
     `piece` is the number of the last piece told: each is told once, in order, whoever says it. `outlives`: what is done
-    for the reader goes on without him.
+    for the reader goes on without him. `see` gets every event, whether or not there is a reader.
     """
 
-    def __init__(self, after_piece: int = 0, *, outlives: bool = False) -> None:
+    def __init__(
+        self, after_piece: int = 0, *, outlives: bool = False, see: Callable[[Event], None] | None = None
+    ) -> None:
         self.piece = after_piece
         self.outlives = outlives
         self.is_left = False
-        # Sees each event before the reader does, whether or not he is still there.
-        self.watch: Callable[[Event], None] = lambda _: None
+        self._see = see
         self._events: deque[Event] = deque()
-        self._done: Event | None = None
         self._moved = asyncio.Event()
         self._is_ended = False
         self._error: Exception | None = None
 
     def tell(self, event: Event) -> None:
-        """For the reader, if there still is one; `done` is kept until everything behind the turn has ended, too."""
-        self.watch(event)
-        if event.HasField("done"):
-            self._done = event
-        elif not self.is_left:
+        """For the reader, if there still is one."""
+        if self._see is not None:
+            self._see(event)
+        if not self.is_left:
             self._events.append(event)
             self._moved.set()
 
@@ -56,8 +55,6 @@ class Output:
     def end(self, error: Exception | None = None) -> None:
         """Nothing more comes; the error, if any, is raised to the reader behind what was told."""
         self._is_ended, self._error = True, error
-        if self._done is not None and not self.is_left:
-            self._events.append(self._done)
         self._moved.set()
 
     def leave(self) -> None:

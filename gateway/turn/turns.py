@@ -15,7 +15,7 @@ from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.background import Background
 from gateway.caches.caches import Caches
-from gateway.limits.admission import Admission
+from gateway.limits.admission import Admission, Entry
 from gateway.metrics import TurnMetrics
 from gateway.models.replicas import Replicas
 from gateway.names import parse_turn
@@ -88,15 +88,15 @@ class TurnDriver:
         """
         continues = request.on_disconnect == turn_pb2.ON_DISCONNECT_CONTINUE
         until = self._until(received_at, has_deadline=not continues)
-        output = Output(outlives=continues and job is None)
+        entry = self.admission.turn(tenant, request)
+        output = Output(outlives=continues and job is None, see=entry.see)
 
         async def work() -> None:
             asked = Asked(tenant, request, after_turn, received_at, until, is_streamed, job)
-            async with self.admission.admitted(tenant, request, until) as admitted:
-                output.watch = admitted.see
+            async with self.admission.admitted(entry, until):
                 await Work(self._means, self.metrics, output, asked, self._random_bytes).run()
 
-        return self._told(work, output)
+        return self._told(work, output, entry)
 
     def attach(
         self, tenant: str, request: session_service_pb2.AttachTurnRequest, *, received_at: float
@@ -142,7 +142,7 @@ class TurnDriver:
         await self._background.ended(self._settings.fail_turn_ms_max / 1000)
 
     async def _told(
-        self, work: Callable[[], Coroutine[None, None, None]], output: Output
+        self, work: Callable[[], Coroutine[None, None, None]], output: Output, entry: Entry | None = None
     ) -> AsyncGenerator[Event, None]:
         # The work knows its deadline, which may be another one than the caller's.
         with without_deadline():
@@ -150,6 +150,8 @@ class TurnDriver:
         try:
             async with aclosing(output.events()) as events:
                 async for event in events:
+                    if entry is not None and event.HasField("done"):
+                        await entry.settled()
                     yield event
         finally:
             output.leave()

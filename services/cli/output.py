@@ -13,6 +13,7 @@ from rich.text import Text
 
 from services.cli.plain import plain
 from services.errors import reason_name
+from services.limits.money import money
 
 _LEFT_OUT = {
     turn_pb2.LeftOut.REASON_NOT_SUMMARISED: "no summary was ready",
@@ -66,6 +67,7 @@ def receipt_lines(receipt: turn_pb2.Receipt) -> list[str]:
         f"{receipt.total_ms:,.0f} ms in all",
         *window_lines(window),
         f"served   by {receipt.shard} and {receipt.replica} ({receipt.model}), trace {receipt.trace_id}",
+        *([f"cost     {money(receipt.cost.micros)} {receipt.cost.currency}"] if receipt.HasField("cost") else []),
         *placement_lines(receipt),
     ]
 

@@ -21,6 +21,7 @@ LIMITS: Final[tuple[Limit, ...]] = (
     "budget_monthly_micros",
 )
 _DIGEST_BYTES: Final = 16
+_NO_LIMITS: Final = CallerLimits()
 
 
 class Kind(Enum):
@@ -59,11 +60,6 @@ class OwnLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens_per_minute: int | UnsetType | None = UNSET
     turns_concurrent: int | UnsetType | None = UNSET
     budget_monthly_micros: int | UnsetType | None = UNSET
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it leaves everything as it is configured."""
-        return self == OwnLimits()
 
     def over(self, configured: CallerLimits) -> CallerLimits:
         """What is in force."""
@@ -106,7 +102,7 @@ class Defaults:
         """Those whose meters have to be asked, the tenant first; none where no limit is in the way."""
         named = ((Kind.TENANT, tenant), (Kind.USER, user), (Kind.ADDRESS, address))
         callers = [Caller(kind, name, self.in_force(kind, override)) for kind, name in named if name]
-        has_limits = [caller for caller in callers if caller.limits != CallerLimits()]
+        has_limits = [caller for caller in callers if caller.limits != _NO_LIMITS]
         if not has_limits:
             return ()
         return (callers[0], *(caller for caller in has_limits if caller.kind is not Kind.TENANT))

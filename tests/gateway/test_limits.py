@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc.aio
@@ -60,7 +62,7 @@ async def let_through(client: Client, requests: list[Request]) -> int:
 
 
 async def test_two_gateways_let_exactly_the_limit_through(quick: Settings) -> None:
-    settings = limited(quick, user={"requests_per_minute": 5})
+    settings = limited(quick, user={"requests_per_minute": 3})
     async with (
         running_mesh(settings, gateways=2) as mesh,
         connected(mesh.gateway_room(0).address) as one,
@@ -69,7 +71,7 @@ async def test_two_gateways_let_exactly_the_limit_through(quick: Settings) -> No
         for number in range(20):
             await one.create(f"s{number}")
         asked = [turn_request(f"s{number}", "Hello.", user="ann") for number in range(20)]
-        assert sum(await asyncio.gather(let_through(one, asked[::2]), let_through(two, asked[1::2]))) == 5
+        assert sum(await asyncio.gather(let_through(one, asked[::2]), let_through(two, asked[1::2]))) == 3
         assert await let_through(one, [turn_request("s0", "Hello.", user="bob")]) == 1
         assert await let_through(two, [turn_request("s0", "Hello.")]) == 1
 
@@ -106,8 +108,9 @@ async def test_a_turn_that_comes_to_nothing_costs_nothing_and_gives_its_place_ba
         assert missing.reason == errors_pb2.ERROR_REASON_NOT_FOUND
         assert (await reading(settings, local)).micros == 0
         call = client.stub.RunTurn(turn_request("s1", "Take your time."))
-        while not (await call.read()).HasField("delta"):
-            pass
+        async for event in call:
+            if event.HasField("delta"):
+                break
         refused = await client.outcome(turn_request("s2", "Now me."))
         assert isinstance(refused, IsthmusError)
         assert refused.metadata == {"limit": "turns_concurrent", "of": "tenant"}
@@ -122,6 +125,29 @@ async def test_a_turn_that_comes_to_nothing_costs_nothing_and_gives_its_place_ba
         await eventually(is_settled, message="the place is free")
         # Its input was read and its reply begun.
         assert (await reading(settings, local)).micros > 0
+
+
+async def test_a_turn_that_outlives_its_caller_holds_its_place_until_it_is_done(quick: Settings) -> None:
+    paced = changed(quick, "inference", scripted_tokens_per_s=20.0)
+    settings = limited(paced, tenant={"turns_concurrent": 1}, prices=PRICES)
+    local = tenant(turns=1, name="local")
+    async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        call = client.stub.RunTurn(turn_request("s1", "Hello.", on_disconnect=turn_pb2.ON_DISCONNECT_CONTINUE))
+        name = (await anext(aiter(call))).accepted.turn
+        call.cancel()
+        assert (await reading(settings, local)).turns == 1
+
+        async def is_done() -> bool:
+            return (await client.get_turn(name)).state == turn_pb2.Turn.STATE_DONE
+
+        await eventually(is_done, message="the turn goes on")
+
+        async def is_settled() -> bool:
+            return (await reading(settings, local)).turns == 0
+
+        await eventually(is_settled, message="the place is free")
+        assert (await reading(settings, local)).micros == (await client.get_turn(name)).receipt.cost.micros > 0
 
 
 async def test_a_budget_ends_and_no_retry_is_asked_for(quick: Settings) -> None:
@@ -173,13 +199,13 @@ async def test_limits_that_are_set_count_soon_and_reads_count_as_requests(quick:
 
 
 async def test_what_is_left_is_told_before_the_first_event(quick: Settings) -> None:
-    settings = limited(quick, tenant={"requests_per_minute": 10}, address={"tokens_per_minute": 1_000_000})
+    settings = limited(quick, tenant={"requests_per_minute": 4}, address={"tokens_per_minute": 1_000_000})
     async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
         await client.create("s1")
         call = client.stub.RunTurn(turn_request("s1", "Hello."))
         told = dict(await call.initial_metadata())
         assert [event.WhichOneof("event") async for event in call][-1] == "done"
-    assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("10", "8")
+    assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("4", "2")
     assert told["x-ratelimit-limit-tokens"] == "1000000"
     assert int(str(told["x-ratelimit-remaining-tokens"])) < 1_000_000
 
@@ -193,30 +219,105 @@ async def test_more_turns_than_places_wait_for_theirs(quick: Settings) -> None:
         assert all(turn.state == turn_pb2.Turn.STATE_DONE for turn in turns)
 
 
+async def test_a_full_gateway_reads_no_body_and_a_turn_may_always_be_ended(slow: Settings) -> None:
+    settings = limited(slow, tenant={"requests_per_minute": 2}, queue_turns_count_max=0)
+    settings = changed(settings, "gateway", turns_count_max=1)
+    async with running_mesh(settings) as mesh, connected(mesh.grpc_target) as client:
+        await client.create("s1")
+        call = client.stub.RunTurn(turn_request("s1", "Take your time."))
+        accepted = await anext(aiter(call))
+        async with httpx.AsyncClient(base_url=mesh.http_url) as http:
+            full = await http.post("/v1/responses", content=b"no json")
+            assert (full.status_code, full.json()["error"]["code"]) == (429, "overloaded")
+            assert int(full.headers["retry-after-ms"]) > 0
+        get = session_service_pb2.GetTurnRequest(name=accepted.accepted.turn)
+        assert await client.stub.GetTurn(get).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        cancelled = await client.stub.CancelTurn(session_service_pb2.CancelTurnRequest(name=accepted.accepted.turn))
+        assert cancelled.state == turn_pb2.Turn.STATE_CANCELLED
+
+
 async def test_a_lost_valkey_is_told_with_a_time_to_come_again(quick: Settings) -> None:
     away = quick.model_copy(
         update={"valkey": quick.valkey.model_copy(update={"url": "redis://127.0.0.1:1/0", "retries_count_max": 0})}
     )
-    settings = limited(away, tenant={"requests_per_minute": 1})
+    async with limiting(limited(away, tenant={"requests_per_minute": 1})) as limiter:
+        for work in (limiter.request("acme"), limiter.hold(limiter.callers("acme"), Cost())):
+            with pytest.raises(IsthmusError) as caught:
+                await work
+            assert caught.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+            assert caught.value.retry_after_ms
+
+
+@asynccontextmanager
+async def limiting(settings: Settings) -> AsyncIterator[Limiter]:
+    """A gateway's limiter."""
     valkey = connect(settings.valkey)
     limiter = Limiter(valkey, settings, LimitMetrics())
     await limiter.start()
-    for work in (limiter.request("acme"), limiter.hold(limiter.callers("acme"), Cost())):
-        with pytest.raises(IsthmusError) as caught:
-            await work
-        assert caught.value.reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
-        assert caught.value.retry_after_ms
+    yield limiter
     await limiter.stop()
     await valkey.aclose()
 
 
+async def test_what_is_held_is_renewed_until_its_gateway_is_gone(settings: Settings) -> None:
+    brief = limited(settings, tenant={"turns_concurrent": 1}, lease_ms=300)
+    acme = tenant(turns=1)
+    async with limiting(brief) as one:
+        ticket = await one.hold(one.callers("acme"), Cost())
+        first_us = (await reading(brief, acme)).turns_end_us
+
+        async def has_outlived() -> bool:
+            return (await reading(brief, acme)).turns_end_us > first_us + 600_000
+
+        await eventually(has_outlived, message="two leases more")
+    async with limiting(brief) as other:
+
+        async def is_free() -> bool:
+            return (await reading(brief, acme)).turns == 0
+
+        await eventually(is_free, message="the lease has ended")
+        held = await other.hold(other.callers("acme"), Cost())
+        # What comes late from the first one takes nothing from anybody.
+        await other.settle(ticket, Cost())
+        assert (await reading(brief, acme)).turns == 1
+        await other.settle(held, Cost())
+        assert (await reading(brief, acme)).turns == 0
+
+
+async def test_a_caller_who_goes_while_he_asks_holds_nothing(settings: Settings) -> None:
+    one_turn = limited(settings, tenant={"turns_concurrent": 1, "requests_per_minute": 60})
+    async with limiting(one_turn) as limiter:
+        asking = asyncio.create_task(limiter.hold(limiter.callers("acme"), Cost()))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    stands = await reading(one_turn, tenant(turns=1, requests=60))
+    assert stands.turns == 0
+    # It did ask.
+    assert stands.requests_level > 0
+
+
+async def test_a_user_who_has_no_request_left_takes_none_of_his_tenants(settings: Settings) -> None:
+    both = limited(settings, tenant={"requests_per_minute": 60}, user={"requests_per_minute": 1})
+    async with limiting(both) as limiter:
+        await limiter.settle(await limiter.hold(limiter.callers("acme", "ann"), Cost()), Cost())
+        for _ in range(5):
+            with pytest.raises(IsthmusError, match="users/ann"):
+                await limiter.hold(limiter.callers("acme", "ann"), Cost())
+        await limiter.request("acme")
+    level = (await reading(both, tenant(requests=60))).requests_level
+    assert 1_000_000 < level <= 2_000_000
+
+
 def test_who_is_refused_is_refused_again_without_a_trip() -> None:
     meters, acme = ClockedMeters(Clocked()), tenant(requests=1)
+    ann = tenant(requests=9, kind=Kind.USER, name="ann")
     refused = RefusedCallers(1)
 
     async def ask() -> None:
         await meters.take([acme], Cost())
-        standing = await meters.take([acme], Cost())
+        standing = await meters.take([acme, ann], Cost())
         refused.note("acme", obstacles(standing, Cost(), 1_000), standing, 100.0)
 
     with pytest.raises(StopIteration):
@@ -224,6 +325,8 @@ def test_who_is_refused_is_refused_again_without_a_trip() -> None:
     found = refused.find([acme], 130.0)
     assert found
     assert [each.wait_ms for each in found[0]] == [30_000]
+    # Nobody else is told of her.
+    assert [reading.caller for reading in found[1].readings] == [acme]
     assert refused.find([tenant(requests=1, name="other")], 130.0) is None
     assert refused.find([acme], 160.0) is None
     assert len(refused) == 0

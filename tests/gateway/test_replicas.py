@@ -91,6 +91,18 @@ async def test_announced_load_sends_a_session_to_where_it_is_warm(view: KnownVie
     assert replicas.pick("t", "s", "small").member_id == other
 
 
+async def test_a_session_is_warm_while_the_replica_that_served_it_is_there(view: KnownView, router: Router) -> None:
+    replicas = Replicas(view, router, GatewaySettings())
+    view.show(replica(0, "small"), replica(1, "small"))
+    assert not replicas.is_warm("t", "s")
+    picked = replicas.pick("t", "s", "small")
+    replicas.served("t", "s", picked)
+    assert replicas.is_warm("t", "s")
+    assert not replicas.is_warm("other", "s")
+    view.show(*[each for each in (replica(0, "small"), replica(1, "small")) if each.id != picked.member_id])
+    assert not replicas.is_warm("t", "s")
+
+
 async def test_every_replica_full_is_unavailable_with_a_time_to_retry(view: KnownView, router: Router) -> None:
     replicas = Replicas(view, router, GatewaySettings())
     view.show(replica(0, "small"))

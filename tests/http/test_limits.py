@@ -42,7 +42,7 @@ async def test_the_sdk_is_told_what_is_left_and_when_to_come_again(sdk: AsyncOpe
     assert first.headers["x-ratelimit-remaining-requests"] == "1"
     assert first.headers["x-ratelimit-reset-requests"] in ("29.999s", "30s")
     assert first.headers["x-ratelimit-limit-tokens"] == "50000"
-    assert first.parse().isthmus["cost"]["currency"] == "USD"
+    assert first.parse().isthmus["receipt"]["cost"]["currency"] == "USD"
     await ask(2, user="ann")
     with pytest.raises(openai.RateLimitError, match=r"users/ann: requests per minute: 0 of 2 are left") as caught:
         await ask(3, user="ann")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isthmus.errors.v1 import errors_pb2
 
 from services.config.limits import CallerLimits, Price
-from services.limits.callers import Caller, Defaults, Kind, Override, OwnLimits, decode, encode
+from services.limits.callers import Caller, Defaults, Kind, Override, decode, encode
 from services.limits.meter import MICROS, Meter
 from services.limits.money import Tokens, cost_micros, money, month_end_us, month_of, parse_money, price_of
 from services.limits.standing import Cost, Way, obstacles, refusal
@@ -261,7 +261,6 @@ def test_what_a_tenant_has_of_its_own_wins_over_what_is_configured() -> None:
     only_user = Defaults(NONE, CallerLimits(requests_per_minute=1), NONE)
     assert [each.kind for each in only_user.limited("acme", "ann", "", None)] == [Kind.TENANT, Kind.USER]
     assert only_user.limited("acme", "", "", None) == ()
-    assert OwnLimits().is_empty
 
 
 def test_no_name_that_a_client_chose_is_in_a_key() -> None:
