@@ -36,6 +36,7 @@ class JobQueue:
         self._member_id = member_id
         self._register = register
         self._docket: Docket | None = None
+        self._problem = "the gateway has just started"
         self._worker: JobWorker | None = None
         self._task = LongTask()
 
@@ -85,7 +86,7 @@ class JobQueue:
 
     def _opened(self) -> Docket:
         if self._docket is None:
-            raise UpstreamUnavailable("the queue of jobs is not open yet: Valkey cannot be reached")
+            raise UpstreamUnavailable(f"the queue of jobs is not open: {self._problem}")
         return self._docket
 
     async def _live(self) -> None:
@@ -100,7 +101,10 @@ class JobQueue:
                     # Until the task is cancelled.
                     await asyncio.Event().wait()
             except RedisError as error:
-                _log.warning("queue not open yet", queue=self._suffix, problem=str(error))
+                problem = str(expected(error) or error)
+                if problem != self._problem:
+                    self._problem = problem
+                    _log.warning("queue is not open", queue=self._suffix, problem=problem)
                 await asyncio.sleep(self._pace.reconnect_ms / 1000)
             finally:
                 self._docket = None
