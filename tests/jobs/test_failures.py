@@ -195,15 +195,3 @@ async def test_a_gateway_that_was_only_thought_lost_doubles_nothing(quick: Setti
         assert [each.number for each in await turns_in(client, "s1")] == [1, 2]
         texts = ["Who is it?", first.output_text, "And now?", next_one.output_text]
         assert await client.texts("s1") == texts
-
-
-async def test_jobs_run_on_a_cluster(cluster_settings: Settings, tmp_path: Path) -> None:
-    scripted = changed(cluster_settings, "inference", engine="scripted", cache_dir=tmp_path, scripted_output_tokens=8)
-    async with running_mesh(scripted, shards=1) as mesh, jobs_at(mesh.grpc_target) as client:
-        for number in range(3):
-            await client.create(f"s{number}")
-        names = [(await client.submit(turn_request(f"s{number}", "Hello.", "r"))).name for number in range(3)]
-        for name in names:
-            assert turn_of(await client.done(name)).output_text
-        await eventually(partial(_at_most, client, 0), message="all are put away")
-        assert len(await client.listed("state = ENDED")) == 3
