@@ -15,7 +15,6 @@ from services import jobs
 from services.config import Settings
 from services.errors import UpstreamUnavailable
 from services.job_worker import JobWorker, Pace
-from services.long_task import LongTask
 from services.valkey.failover import expected
 
 _log: Final = structlog.get_logger("jobs")
@@ -36,15 +35,17 @@ class JobQueue:
         self._member_id = member_id
         self._register = register
         self._docket: Docket | None = None
+        self._problem = "the gateway has just started"
         self._worker: JobWorker | None = None
-        self._task = LongTask()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Opens the queue and begins to take jobs."""
         # One line a job is ours to write; docket would add a traceback for each attempt that is simply too early.
         logging.getLogger("docket.worker").setLevel(logging.WARNING)
         logging.getLogger("docket.dependencies").setLevel(logging.CRITICAL)
-        self._task.start(self._live(), f"queue{self._suffix}")
+        self._task = asyncio.create_task(self._live(), name=f"queue{self._suffix}")
 
     async def drain(self, wait_ms_max: int) -> None:
         """Takes no new job and waits for those that run, at most so long."""
@@ -55,7 +56,12 @@ class JobQueue:
         """Ends the jobs that still run; another gateway gets them once this one's hold on them is over."""
         if self._worker:
             await self._worker.stop()
-        await self._task.stop()
+        self._closing.set()
+        if self._task:
+            # One that is cancelled while it connects leaves the connection open.
+            _, late = await asyncio.wait({self._task}, timeout=self._settings.valkey.command_ms_max / 1000)
+            for task in late:
+                task.cancel()
 
     async def add(self, kind: str, key: str, *args: object) -> None:
         """Asks for a job; nothing is added where one of this key waits or runs."""
@@ -85,22 +91,31 @@ class JobQueue:
 
     def _opened(self) -> Docket:
         if self._docket is None:
-            raise UpstreamUnavailable("the queue of jobs is not open yet: Valkey cannot be reached")
+            raise UpstreamUnavailable(f"the queue of jobs is not open: {self._problem}")
         return self._docket
 
     async def _live(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 async with jobs.docket(self._settings, self._suffix) as docket:
                     self._register(docket)
                     self._docket = docket
-                    if self._pace.concurrent_max:
+                    if self._pace.concurrent_max and not self._closing.is_set():
                         self._worker = JobWorker(docket, self._pace, self._member_id)
                         self._worker.start()
-                    # Until the task is cancelled.
-                    await asyncio.Event().wait()
+                    await self._closing.wait()
             except RedisError as error:
-                _log.warning("queue not open yet", queue=self._suffix, problem=str(error))
-                await asyncio.sleep(self._pace.reconnect_ms / 1000)
+                problem = str(expected(error) or error)
+                if problem != self._problem:
+                    self._problem = problem
+                    _log.warning("queue is not open", queue=self._suffix, problem=problem)
+                await self._pause()
             finally:
                 self._docket = None
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._pace.reconnect_ms / 1000):
+                await self._closing.wait()
+        except TimeoutError:
+            return

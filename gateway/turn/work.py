@@ -71,6 +71,8 @@ class Work:
                 self._announce(opened.turn, attached=opened.outcome != Opened.OUTCOME_OPENED)
                 if await self._driven(errand, calls, opened, leg):
                     return
+                if self._asked.job is not None:
+                    raise IsthmusError(errors_pb2.ERROR_REASON_LEASE_LOST, "another driver of the job has the turn")
                 if self._output.piece:
                     # Another driver goes on behind what was told.
                     await self._read(number, incarnation)

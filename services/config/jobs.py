@@ -53,7 +53,7 @@ class WebhookSettings(Section):
     delivery_ms_max: int = Field(default=15_000, ge=100)
     answer_bytes_max: int = Field(default=64 << 10, ge=0)
     # Attempts of a delivery, and the waits in between: doubled, half of each by chance.
-    attempts_count_max: int = Field(default=8, ge=1, le=100)
+    attempts_count_max: int = Field(default=12, ge=1, le=100)
     retry_ms_min: int = Field(default=5_000, ge=1)
     retry_ms_max: int = Field(default=3_600_000, ge=1)
     # Events that nobody took, kept for each tenant; the oldest go first.

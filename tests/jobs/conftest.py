@@ -51,7 +51,7 @@ class Jobs(Client):
 
     async def listed(self, filter_text: str = "") -> list[operations_pb2.Operation]:
         """The first page of a shelf."""
-        request = operations_pb2.ListOperationsRequest(filter=filter_text)
+        request = operations_pb2.ListOperationsRequest(filter=filter_text, page_size=1_000)
         return list((await self.operations.ListOperations(request)).operations)
 
 

@@ -145,18 +145,17 @@ async def test_two_hundred_jobs_with_workers_killed_at_random_are_each_done_once
             await asyncio.gather(*(client.create(f"s{number}") for number in range(first, first + 20)))
         workers = {number: worker(mesh, paced, tmp_path, number) for number in (1, 2)}
         try:
-            names = [
-                (await client.submit(turn_request(f"s{number}", f"Job {number}.", f"r{number}"))).name
-                for number in range(count)
-            ]
-            for _ in range(4):
-                before = await _done(client, names)
+            for first in range(0, count, 20):
+                batch = [turn_request(f"s{number}", f"Job {number}.", "r") for number in range(first, first + 20)]
+                await asyncio.gather(*(client.submit(request) for request in batch))
+            for _ in range(3):
+                most = max(0, len(await client.listed()) - 10)
                 doomed = seed.choice(list(workers))
-                await eventually(partial(_is_past, client, names, before + 10), 60, "workers work")
+                await eventually(partial(_at_most, client, most), 60, "workers work")
                 workers[doomed].kill()
                 workers[doomed].wait()
                 workers[doomed] = worker(mesh, paced, tmp_path, doomed)
-            await asyncio.gather(*(client.done(name) for name in names))
+            await eventually(partial(_at_most, client, 0), 100, "no job is live any more")
         finally:
             for each in workers.values():
                 each.terminate()
@@ -169,14 +168,8 @@ async def test_two_hundred_jobs_with_workers_killed_at_random_are_each_done_once
         assert await client.listed("state = DEAD") == []
 
 
-async def _done(client: Jobs, names: list[str]) -> int:
-    found = await asyncio.gather(*(client.look(name) for name in names))
-    return sum(each.done for each in found)
-
-
-async def _is_past(client: Jobs, names: list[str], least: int) -> bool:
-    now = await _done(client, names)
-    return now >= min(least, len(names))
+async def _at_most(client: Jobs, count: int) -> bool:
+    return len(await client.listed()) <= count
 
 
 async def test_a_gateway_that_was_only_thought_lost_doubles_nothing(quick: Settings, tmp_path: Path) -> None:
@@ -202,19 +195,3 @@ async def test_a_gateway_that_was_only_thought_lost_doubles_nothing(quick: Setti
         assert [each.number for each in await turns_in(client, "s1")] == [1, 2]
         texts = ["Who is it?", first.output_text, "And now?", next_one.output_text]
         assert await client.texts("s1") == texts
-
-
-async def test_jobs_run_on_a_cluster(cluster_settings: Settings, tmp_path: Path) -> None:
-    scripted = changed(cluster_settings, "inference", engine="scripted", cache_dir=tmp_path, scripted_output_tokens=8)
-    async with running_mesh(scripted, shards=1) as mesh, jobs_at(mesh.grpc_target) as client:
-        for number in range(3):
-            await client.create(f"s{number}")
-        names = [(await client.submit(turn_request(f"s{number}", "Hello.", "r"))).name for number in range(3)]
-        for name in names:
-            assert turn_of(await client.done(name)).output_text
-        await eventually(lambda: _none_live(client), message="all are put away")
-        assert len(await client.listed("state = ENDED")) == 3
-
-
-async def _none_live(client: Jobs) -> bool:
-    return await client.listed() == []

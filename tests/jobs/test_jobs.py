@@ -19,19 +19,20 @@ OVERLOADED = errors_pb2.ERROR_REASON_OVERLOADED
 
 
 async def test_a_submitted_turn_is_run_without_its_caller(quick: Settings) -> None:
-    async with running_mesh(quick, shards=1) as mesh, jobs_at(mesh.grpc_target) as client:
-        await client.create("s1")
-        operation = await client.submit(turn_request("s1", "Think about it.", "r1"))
-        assert operation.name == "sessions/s1/turns/1/operation"
-        assert metadata_of(operation).request_id == "r1"
-    # Another caller, another connection: the operation is the mesh's.
-    async with jobs_at(mesh.grpc_target) as client:
-        done = await client.done(operation.name)
-        turn = turn_of(done)
-        assert (turn.number, turn.state) == (1, turn_pb2.Turn.STATE_DONE)
-        assert turn.output_text
-        assert metadata_of(done).state == Metadata.STATE_DONE
-        assert await client.texts("s1") == ["Think about it.", turn.output_text]
+    async with running_mesh(quick, shards=1) as mesh:
+        async with jobs_at(mesh.grpc_target) as caller:
+            await caller.create("s1")
+            operation = await caller.submit(turn_request("s1", "Think about it.", "r1"))
+            assert operation.name == "sessions/s1/turns/1/operation"
+            assert metadata_of(operation).request_id == "r1"
+        # Another caller, another connection: the operation is the mesh's.
+        async with jobs_at(mesh.grpc_target) as client:
+            done = await client.done(operation.name)
+            turn = turn_of(done)
+            assert (turn.number, turn.state) == (1, turn_pb2.Turn.STATE_DONE)
+            assert turn.output_text
+            assert metadata_of(done).state == Metadata.STATE_DONE
+            assert await client.texts("s1") == ["Think about it.", turn.output_text]
 
 
 async def test_the_same_request_is_the_same_operation_and_the_same_turn(quick: Settings) -> None:

@@ -15,12 +15,13 @@ import pytest_asyncio
 import trustme
 from docket import Worker
 from isthmus.session.v1 import turn_pb2
-from isthmus.session.v1.session_service_pb2 import DeleteSessionRequest
+from isthmus.session.v1.session_service_pb2 import CancelTurnRequest, DeleteSessionRequest
 
 from services import jobs
 from services.config import Settings
 from services.valkey import Ack, Acknowledger, Script, command, connect, primaries
 from tests.gateway.client import connected, turn_request
+from tests.jobs.conftest import jobs_at, turn_of
 from tests.support.mesh import changed, running_mesh
 from tests.support.tls_proxy import TlsProxy
 from tests.support.valkey_cluster import ValkeyCluster
@@ -84,6 +85,19 @@ async def test_turns_run_over_tls_as_a_user_of_an_acl(behind: Behind, tokenizer_
         assert len(await client.texts("hidden")) == 6
         await client.stub.DeleteSession(DeleteSessionRequest(name="sessions/hidden"))
     assert sum(proxy.count > 0 for proxy in behind.proxies) >= min(3, len(behind.proxies))
+
+
+async def test_turns_run_in_the_background_over_tls(behind: Behind, tokenizer_cache: Path) -> None:
+    # Long enough to be cancelled.
+    paced = {"scripted_output_tokens": 60, "scripted_tokens_per_s": 20.0}
+    own = changed(behind.settings, "inference", engine="scripted", cache_dir=tokenizer_cache, **paced)
+    async with running_mesh(own, shards=1) as mesh, jobs_at(mesh.grpc_target) as client:
+        await client.create("s1")
+        operation = await client.submit(turn_request("s1", "Later.", "r1"))
+        assert turn_of(await client.done(operation.name)).output_text
+        cancelled = await client.submit(turn_request("s1", "Never.", "r2"))
+        await client.stub.CancelTurn(CancelTurnRequest(name=cancelled.name.removesuffix("/operation")))
+        await client.stub.DeleteSession(DeleteSessionRequest(name="sessions/s1"))
 
 
 async def test_scripts_waits_and_pipelines_run_at_every_node(behind: Behind, tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ _TENANT_JOBS: Final = re.compile(
 _CACHES: Final = re.compile(r"isthmus:cache:\{[^{}]+\}:\w+(:[\w-]+)?")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
-# The keys of docket, below the name of its queue.
+# The keys of docket, below the name of its queue; a bare job's key is a job that waits for its time.
 _JOBS: Final = re.compile(
-    r"\{?(?P<queue>[^{}:]+)\}?:(stream|queue|workers|strikes|perpetual:lock|leases:[\w-]+"
+    r"\{?(?P<queue>[^{}:]+)\}?:([0-9a-f]{32}|stream|queue|workers|strikes|perpetual:lock|leases:[\w-]+"
     r"|(known|stream-id|runs|state|progress|results|cancel|worker-tasks|task-workers)(:.+)?)"
 )
 # What each concept's key is made of, one for one with `Keys`.

@@ -18,8 +18,13 @@ USER: Final = "mesh"
 # Each sign of it that a URL gives a meaning.
 PASSWORD: Final = "p@ss/w:rd?#%2F"
 # What docs/operations.md says that a user needs.
-RIGHTS: Final = "~isthmus:* &isthmus:* &isthmus:cancel:* +@all -@admin -@dangerous +info"
-RIGHTS_IN_A_CLUSTER: Final = "~{isthmus}:* &{isthmus}:* &{isthmus}:cancel:* +cluster|slots +cluster|shards"
+_QUEUES: Final = ("isthmus", "isthmus-turns", "isthmus-webhooks")
+RIGHTS: Final = " ".join(f"~{name}:* &{name}:* &{name}:cancel:*" for name in _QUEUES) + (
+    " +@all -@admin -@dangerous +info"
+)
+RIGHTS_IN_A_CLUSTER: Final = " ".join(f"~{{{name}}}:* &{{{name}}}:* &{{{name}}}:cancel:*" for name in _QUEUES) + (
+    " +cluster|slots +cluster|shards"
+)
 HOST: Final = "127.0.0.1"
 
 

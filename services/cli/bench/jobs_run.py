@@ -88,21 +88,14 @@ class _Doors:
 
     async def live_count(self) -> int:
         """Jobs that wait or run, as far as a page tells."""
-        request = operations_pb2.ListOperationsRequest(filter="state = LIVE", page_size=_PAGE_COUNT)
-        page = await self._asked(lambda at: self._operations[at].ListOperations(request, timeout=_CALL_S_MAX))
-        return len(page.operations)
+        return len((await self._listed("LIVE")).operations)
 
     async def dead(self) -> dict[str, str]:
         """The reason of each dead letter, by its session."""
         found: dict[str, str] = {}
         token = ""
         while True:
-            request = operations_pb2.ListOperationsRequest(
-                filter="state = DEAD", page_size=_PAGE_COUNT, page_token=token
-            )
-            page = await self._asked(
-                lambda at, request=request: self._operations[at].ListOperations(request, timeout=_CALL_S_MAX)
-            )
+            page = await self._listed("DEAD", token)
             for operation in page.operations:
                 metadata = operation_pb2.TurnOperationMetadata()
                 operation.metadata.Unpack(metadata)
@@ -119,6 +112,12 @@ class _Doors:
         listed = await self._asked(lambda at: self._stubs[at].ListTurns(turns, timeout=_CALL_S_MAX))
         fragments = await self._asked(lambda at: self._stubs[at].ListFragments(log, timeout=_CALL_S_MAX))
         return Found(listed.turns, fragments.fragments, dead_reason)
+
+    async def _listed(self, shelf: str, token: str = "") -> operations_pb2.ListOperationsResponse:
+        request = operations_pb2.ListOperationsRequest(
+            filter=f"state = {shelf}", page_size=_PAGE_COUNT, page_token=token
+        )
+        return await self._asked(lambda at: self._operations[at].ListOperations(request, timeout=_CALL_S_MAX))
 
     async def _create(self, at: int, session: str) -> None:
         try:
