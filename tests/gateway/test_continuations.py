@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import replace
+from typing import Any
 
-import grpc.aiofrom typing import Any
-
+import grpc.aio
 import pytest
 import pytest_asyncio
 from isthmus.errors.v1 import errors_pb2
