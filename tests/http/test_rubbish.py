@@ -88,7 +88,7 @@ RUBBISH: list[tuple[str, str, Any, int, str, str | None, str]] = [
         "include[]",
         "leave",
     ),
-    ("GET", "/v1/responses/resp_nobody_1?stream=true", None, 400, "unsupported_parameter", "stream", "not supported"),
+    ("GET", "/v1/responses/resp_nobody_1?stream=true", None, 404, "not_found", "response_id", "resp_nobody_1"),
     ("GET", "/v1/models/nobody", None, 404, "model_not_found", None, "/v1/models"),
 ]
 
