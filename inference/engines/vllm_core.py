@@ -36,6 +36,7 @@ class VllmCore:
         self._stop_s_max = context.vllm.stop_ms_max / 1000
         self._adapters = adapters
         self._defaults: Mapping[str, Any] = config.model_config.get_diff_sampling_param()
+        self._forms: str = config.structured_outputs_config.backend
         self._by_priority = config.scheduler_config.policy == "priority"
         self._sessions = Sessions(loaded.llm, _bounds(config, context.vllm))
         self._numbers = itertools.count(1)
@@ -131,7 +132,7 @@ class VllmCore:
             number=str(next(self._numbers)),
             session=request.session,
             prompt=prompt,
-            params=sampling_params(request.sampling, self._defaults, self._end_ids, tokens_max),
+            params=sampling_params(request.sampling, self._defaults, self._end_ids, tokens_max, self._forms),
             cache_salt=request.cache_salt,
             priority=request.priority if self._by_priority else 0,
             adapter=self._adapters[request.adapter] if request.adapter else None,

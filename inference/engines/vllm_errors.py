@@ -39,5 +39,5 @@ def _field(error: VLLMClientError, sampling: Sampling) -> str:
     if sampling.structured_output is not None:
         return FIELDS["structured_outputs"]
     if sampling.tools is not None:
-        return FIELDS["structural_tag"]
+        return FIELDS["tools"]
     return next((field for name, field in FIELDS.items() if str(error).startswith(name)), "params")

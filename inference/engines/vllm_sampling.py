@@ -11,6 +11,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from inference.engine import EngineOutput, Sampling
+from inference.engines.vllm_grammar import guidance
 from inference.forms import structural_tag
 from inference.tokenizer import Tokenizer
 
@@ -30,7 +31,7 @@ FIELDS: Final[Mapping[str, str]] = {
     **{name: f"params.{name}" for name in (*_SAME, "seed")},
     "max_tokens": "params.max_output_tokens",
     "structured_outputs": "params.structured_output",
-    "structural_tag": "params.tools",
+    "tools": "params.tools",
 }
 _FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 _SEED_BITS: Final = 63
@@ -38,8 +39,10 @@ _SEED_BITS: Final = 63
 _LOGPROB_MIN: Final = -9_999.0
 
 
-def sampling_params(sampling: Sampling, defaults: Mapping[str, Any], end_ids: Collection[int], tokens_max: int) -> Any:
-    """vLLM's parameters; `defaults` are the model's own, and one of `end_ids` ends the reply.
+def sampling_params(
+    sampling: Sampling, defaults: Mapping[str, Any], end_ids: Collection[int], tokens_max: int, forms: str = "guidance"
+) -> Any:
+    """vLLM's parameters; `defaults` are the model's own, one of `end_ids` ends the reply, `forms` keeps to its form.
 
     Raises vLLM's VLLMClientError for values that it does not take.
     """
@@ -50,7 +53,7 @@ def sampling_params(sampling: Sampling, defaults: Mapping[str, Any], end_ids: Co
         max_tokens=tokens_max,
         seed=None if sampling.seed is None else sampling.seed & ((1 << _SEED_BITS) - 1),
         stop_token_ids=sorted(end_ids),
-        structured_outputs=_form(sampling),
+        structured_outputs=_form(sampling, forms),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
@@ -91,9 +94,11 @@ def _finite(logprob: float) -> float:
     return max(logprob, _LOGPROB_MIN)
 
 
-def _form(sampling: Sampling) -> Any:
-    form = sampling.structured_output
-    if sampling.tools is not None and (tag := structural_tag(form, sampling.tools)) is not None:
+def _form(sampling: Sampling, forms: str) -> Any:
+    form, tools = sampling.structured_output, sampling.tools
+    if tools is not None and forms == "guidance" and (grammar := guidance(form, tools)) is not None:
+        return StructuredOutputsParams(**grammar)
+    if tools is not None and forms != "guidance" and (tag := structural_tag(form, tools)) is not None:
         return StructuredOutputsParams(structural_tag=tag)
     if form is None:
         return None

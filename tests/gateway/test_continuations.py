@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -204,10 +205,17 @@ async def test_what_the_engine_itself_fails_on_is_not_tried_elsewhere(mesh: Mesh
     assert len(engines.asked) == 1
 
 
-async def test_a_reply_of_a_set_form_is_not_gone_on_with(mesh: Mesh, client: Client) -> None:
-    engines = Engines(mesh, UpstreamUnavailable("gone"), "structured_output")
+_FORM = message_pb2.StructuredOutput(choices=message_pb2.StructuredOutput.Choices(texts=["word " * 200]))
+_CALL = message_pb2.ToolUse(
+    functions=[message_pb2.ToolUse.Function(name="f")], choice=message_pb2.ToolUse.CHOICE_REQUIRED
+)
+
+
+@pytest.mark.parametrize("form", [{"structured_output": _FORM}, {"tools": _CALL}], ids=["form", "call"])
+async def test_a_reply_of_a_set_form_is_not_gone_on_with(mesh: Mesh, client: Client, form: dict[str, Any]) -> None:
+    engines = Engines(mesh, UpstreamUnavailable("gone"), *form)
     await client.create("s1")
-    params = message_pb2.SamplingParams(structured_output=message_pb2.StructuredOutput(regex="a+"))
+    params = message_pb2.SamplingParams(**form)
     outcome = await client.outcome(turn_request("s1", "Go on.", params=params))
     assert isinstance(outcome, IsthmusError)
     assert outcome.reason == UNAVAILABLE

@@ -29,7 +29,7 @@ RUBBISH: list[tuple[str, str, Any, int, str, str | None, str]] = [
     ("POST", CREATE, b'{"input":"\xff"}', 400, "invalid_utf8", None, "byte 10 "),
     ("POST", CREATE, {"input": 3}, 400, "invalid_type", "input", "got `int`"),
     ("POST", CREATE, {"input": "a", "inputs": "b"}, 400, "unknown_parameter", "inputs", "unknown parameter"),
-    ("POST", CREATE, {"input": "a", "tools": [{}]}, 400, "unsupported_parameter", "tools", "leave it out"),
+    ("POST", CREATE, {"input": "a", "tools": [{}]}, 400, "missing_required_parameter", "tools[0].type", "of your own"),
     ("POST", CREATE, {"input": "a" * 10_000_000}, 400, "invalid_field", "input", "isthmus ingest"),
     ("POST", CREATE, {"input": "a" * 17_000_000}, 413, "request_too_large", None, "16777216 bytes"),
     ("POST", CREATE, {"input": "a", "conversation": "conv_nobody"}, 404, "not_found", "conversation", "conv_nobody"),
@@ -88,7 +88,7 @@ RUBBISH: list[tuple[str, str, Any, int, str, str | None, str]] = [
         "include[]",
         "leave",
     ),
-    ("GET", "/v1/responses/resp_nobody_1?stream=true", None, 400, "unsupported_parameter", "stream", "not supported"),
+    ("GET", "/v1/responses/resp_nobody_1?stream=true", None, 404, "not_found", "response_id", "resp_nobody_1"),
     ("GET", "/v1/models/nobody", None, 404, "model_not_found", None, "/v1/models"),
 ]
 
