@@ -3,7 +3,8 @@
 First what alone makes them two: other numbers, a name for a name, a word for its opposite, a negation, the same words
 the other way round, or something that is pointed at and not told. Then a logistic regression over `likeness.NAMES`,
 whose weights are in `weights.json`: `strict` from open questions, `intent` from those of one help desk
-(made by `benchmarks/semantic_cache.py --fit`). Strictly, both have to say yes: they learned from different people.
+(made by `benchmarks/semantic_cache.py --fit`). Strictly, both have to say yes: they learned from different people. The
+same words, but for case, marks and contractions, need neither.
 """
 
 from __future__ import annotations
@@ -57,10 +58,13 @@ class Verdict:
 def verify(one: str, other: str, cosine: float, *, strictly: bool = True) -> Verdict:
     """The verdict on two questions whose vectors have this cosine; the same whichever comes first."""
     names = APART_STRICTLY if strictly else APART
-    found = features(question(one), question(other), cosine)
+    said, also = question(one), question(other)
+    found = features(said, also, cosine)
     for name, value in zip(NAMES, found, strict=True):
         if value and name in names:
             return Verdict(0.0, names[name])
+    if said.said == also.said:
+        return Verdict(1.0)
     second = _sure("intent", found)
     if not strictly:
         return Verdict(second)
