@@ -162,7 +162,7 @@ class Caches:
         like = question.place
         index = await self._index(like.tenant, like.scope)
         settings = self._settings
-        strictly = score_min >= settings.strict_score_min
+        strictly = question.use.level == "strict"
         now, best, score, why = self._keeper.now_ms(), None, 0.0, ""
         near = index.near(question.vector, question.embedder, settings.candidates_count_max, _COSINE_MIN)
         for entry, cosine in near:

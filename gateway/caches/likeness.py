@@ -11,10 +11,10 @@ from typing import Final
 from gateway.caches.words import Question, opposed
 
 NAMES: Final = tuple(
-    """bias cosine cosine_80 cosine_90 cosine_95 jaccard cover_least cover_most unmatched replaced added bigrams sequence
-    reordered asks_differ asks_missing names_unmatched person_differs modal_differs degree_differs length length_ratio
-    same_content same_tokens spelling numbers negation opposed name_swap pronoun3 relations points_out unmatched_tokens
-    swapped repeated""".split()  # noqa: SIM905 - one place for all names
+    """bias cosine cosine_80 cosine_90 cosine_95 jaccard cover_least cover_most unmatched replaced added
+    bigrams sequence reordered asks_differ asks_missing names_unmatched person_differs modal_differs
+    degree_differs length length_ratio same_content same_tokens spelling numbers negation opposed name_swap
+    pronoun3 relations points_out unmatched_tokens swapped repeated""".split()  # noqa: SIM905 - one place for all names
 )
 
 

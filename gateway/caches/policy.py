@@ -23,6 +23,8 @@ class Use:
     exact: bool = False
     score_min: float | None = None
     stale: bool = False
+    # How questions are compared: `strict`, or `intent`.
+    level: str = "strict"
 
     @property
     def keeps(self) -> bool:
@@ -55,4 +57,5 @@ def use_of(request: session_service_pb2.RunTurnRequest, model: str, settings: Ca
         exact=may and (asks or settings.exact == "on" or score_min is not None),
         score_min=score_min,
         stale=settings.serve_when_down,
+        level=level or "strict",
     )

@@ -3,12 +3,14 @@
 First what alone makes them two: other numbers, a name for a name, a word for its opposite, a negation, the same words
 the other way round, or something that is pointed at and not told. Then a logistic regression over `likeness.NAMES`,
 whose weights are in `weights.json`: `strict` from open questions, `intent` from those of one help desk
-(made by `benchmarks/semantic_cache.py --fit`).
+(made by `benchmarks/semantic_cache.py --fit`). Strictly, both have to say yes: they learned from different people. The
+same words, but for case, marks and contractions, need neither.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import exp
@@ -39,6 +41,9 @@ APART_STRICTLY: Final = APART | {
     "repeated": "words",
 }
 UNLIKE: Final = "unlike"
+# How sure the second opinion has to be. On what `strict` learned from, left out in turn, it takes the precision of the
+# hits over 0.9 from .964 to .977.
+_SECOND_MIN: Final = 0.98
 _WEIGHTS: Final = Path(__file__).parent / "weights.json"
 
 
@@ -53,13 +58,22 @@ class Verdict:
 def verify(one: str, other: str, cosine: float, *, strictly: bool = True) -> Verdict:
     """The verdict on two questions whose vectors have this cosine; the same whichever comes first."""
     names = APART_STRICTLY if strictly else APART
-    found = features(question(one), question(other), cosine)
+    said, also = question(one), question(other)
+    found = features(said, also, cosine)
     for name, value in zip(NAMES, found, strict=True):
         if value and name in names:
             return Verdict(0.0, names[name])
-    level = weights("strict" if strictly else "intent")
-    logit = sum(weight * value for weight, value in zip(level, found, strict=True))
-    return Verdict(1 / (1 + exp(-max(-40.0, min(40.0, logit)))))
+    if said.said == also.said:
+        return Verdict(1.0)
+    second = _sure("intent", found)
+    if not strictly:
+        return Verdict(second)
+    return Verdict(_sure("strict", found) if second >= _SECOND_MIN else 0.0)
+
+
+def _sure(level: str, found: Sequence[float]) -> float:
+    logit = sum(weight * value for weight, value in zip(weights(level), found, strict=True))
+    return 1 / (1 + exp(-max(-40.0, min(40.0, logit))))
 
 
 @lru_cache(maxsize=2)

@@ -69,6 +69,8 @@ _ENDINGS: Final = (
 class Question:
     """What two questions are compared by. `content` is in the order of the text; sets are of stems."""
 
+    # As it was said, but for case, marks and contractions; then with ways of asking put into one form.
+    said: tuple[str, ...]
     tokens: tuple[str, ...]
     content: tuple[str, ...]
     numbers: frozenset[str]
@@ -98,6 +100,7 @@ def question(text: str) -> Question:
     numbers = [_NUMBERS.get(word, word) for word in words if _has_digit(word) or word in _NUMBERS]
     content = [_stem(word) for word in words if word not in _FUNCTION and word not in _NUMBERS and not _has_digit(word)]
     return Question(
+        said=tuple(plain),
         tokens=tuple(words),
         content=tuple(word for word in [*content, *acts] if word),
         numbers=frozenset(numbers),

@@ -71,13 +71,10 @@ _IBAN_LENGTHS: Final = {
 
 def _iban(text: str) -> int | None:
     length = _IBAN_LENGTHS.get(text[:2])
-    end = count = 0
-    for end, letter in enumerate(text, start=1):
-        count += letter != " "
-        if count == length:
-            break
-    if count != length or text[end : end + 1].isalnum():
+    places = [at for at, letter in enumerate(text, start=1) if letter != " "]
+    if length is None or len(places) < length or text[places[length - 1] :][:1].isalnum():
         return None
+    end = places[length - 1]
     plain = text[:end].replace(" ", "")
     turned = "".join(str(int(letter, 36)) for letter in plain[4:] + plain[:4])
     return end if int(turned) % 97 == 1 else None

@@ -69,6 +69,19 @@ def receipt_lines(receipt: turn_pb2.Receipt) -> list[str]:
         f"served   by {receipt.shard} and {receipt.replica} ({receipt.model}), trace {receipt.trace_id}",
         *([f"cost     {money(receipt.cost.micros)} {receipt.cost.currency}"] if receipt.HasField("cost") else []),
         *placement_lines(receipt),
+        *cache_lines(receipt),
+    ]
+
+
+def cache_lines(receipt: turn_pb2.Receipt) -> list[str]:
+    """Where a reply comes from that nobody generated, and what checks have found in it."""
+    use = receipt.cache
+    kind = turn_pb2.CacheUse.Kind.Name(use.kind).removeprefix("KIND_").lower()
+    cached = [f"cached   {kind} answer of {use.source_turn}, sure by {use.score:.2f}"]
+    return cached * receipt.HasField("cache") + [
+        f"checked  {each.check}: {each.count:,} of {each.kind} "
+        f"{turn_pb2.Finding.Action.Name(each.action).removeprefix('ACTION_').lower()}"
+        for each in receipt.findings
     ]
 
 

@@ -19,7 +19,7 @@ class CacheSettings(Section):
     semantic: dict[str, Literal["strict", "intent"]] = Field(default_factory=dict)
     # The least that the verification has to be sure by, for each of the two.
     strict_score_min: float = Field(default=0.9, ge=0, le=1)
-    intent_score_min: float = Field(default=0.72, ge=0, le=1)
+    intent_score_min: float = Field(default=0.96, ge=0, le=1)
     # Also answers that were sampled: temperature above 0, or none given.
     sampled: bool = False
     # Where no replica can be reached, give a cached answer, marked as stale, to any turn that did not refuse it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from isthmus.gateway.v1 import cache_service_pb2
 from isthmus.gateway.v1.cache_service_pb2_grpc import CacheServiceStub
 from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
 
+from services.cli import cache
+from services.cli.target import Target
 from services.config import Settings
 from services.errors import IsthmusError
 from services.router import INFERENCE
@@ -56,7 +59,7 @@ async def test_a_question_that_asks_the_same_is_given_the_answer_by_any_gateway(
         given = await ask(client, "s2", "How do I reset the router in the hall?")
         assert (kind(given), given.receipt.cache.score) == (Kind.KIND_EXACT, 1.0)
         # What another gateway has kept is in the index of this one, too.
-        alike = await ask(other, "s3", "How can I reset the router in the hall?")
+        alike = await ask(other, "s3", "how do i reset the router in the hall")
         assert kind(alike) == Kind.KIND_SEMANTIC
         assert 0.7 <= alike.receipt.cache.score < 1
         assert given.output_text == alike.output_text == made.output_text
@@ -64,7 +67,7 @@ async def test_a_question_that_asks_the_same_is_given_the_answer_by_any_gateway(
         assert not any(hop.name == "gateway.inference" for hop in alike.receipt.hops)
         assert alike.receipt.tokens.output_tokens == 0
         # The log is the truth of a cached answer as of any other.
-        assert await client.texts("s3") == ["How can I reset the router in the hall?", made.output_text]
+        assert await client.texts("s3") == ["how do i reset the router in the hall", made.output_text]
         stored = await client.get_turn("sessions/s3/turns/1")
         assert stored.receipt.cache == alike.receipt.cache
 
@@ -91,11 +94,13 @@ async def test_nothing_crosses_and_nothing_is_given_that_was_not_wanted(cached: 
         assert [kind(asked), kind(again)] == [Kind.KIND_UNSPECIFIED, Kind.KIND_EXACT]
 
 
-async def test_an_answer_that_was_told_wrong_is_gone_and_the_report_says_so(cached: Mesh) -> None:
+async def test_an_answer_that_was_told_wrong_is_gone_and_the_report_says_so(
+    cached: Mesh, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with connected(cached.grpc_target) as client, grpc.aio.insecure_channel(cached.grpc_target) as channel:
         caches = CacheServiceStub(channel)
         made = await ask(client, "s1", "How do I reset the router in the hall?")
-        given = await ask(client, "s2", "How can I reset the router in the hall?")
+        given = await ask(client, "s2", "how do i reset the router in the hall")
         assert kind(given) == Kind.KIND_SEMANTIC
         for _ in range(2):
             told = await caches.MarkWrong(cache_service_pb2.MarkWrongRequest(turn=given.name))
@@ -103,7 +108,7 @@ async def test_an_answer_that_was_told_wrong_is_gone_and_the_report_says_so(cach
         anew = await ask(client, "s3", "How do I reset the router in the hall?")
         assert not anew.receipt.HasField("cache")
         # The source's question has its answer again, and the other one is not given it.
-        never = await ask(client, "s4", "How can I reset the router in the hall?")
+        never = await ask(client, "s4", "how do i reset the router in the hall")
         assert not never.receipt.HasField("cache")
         await ask(client, "s5", "How do I reset the router in hall 7?")
 
@@ -111,6 +116,10 @@ async def test_an_answer_that_was_told_wrong_is_gone_and_the_report_says_so(cach
         assert (report.lookups, report.hits_exact, report.hits_semantic, report.wrong) == (5, 0, 1, 1)
         assert dict(report.refused) == {"told_wrong": 1, "numbers": 1}
         assert (report.entries, report.scopes, report.kept) == (3, 1, 4)
+        await asyncio.to_thread(cache.report, Target(cached.grpc_target), as_json=True)
+        assert json.loads(capsys.readouterr().out)["refused"] == {"told_wrong": 1, "numbers": 1}
+        await asyncio.to_thread(cache.wrong, "s2/1", Target(cached.grpc_target), as_json=False)
+        assert made.name in capsys.readouterr().out
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await caches.MarkWrong(cache_service_pb2.MarkWrongRequest(turn=made.name))
         assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
