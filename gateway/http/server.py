@@ -91,8 +91,9 @@ class _Server(uvicorn.Server):
         self.started_event.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Takes what the system has accepted for it already, which closing the socket would cut off, and no more."""
-        for each in sockets or ():
+        """On a shared port: takes what the system has accepted for it already, which closing would cut off."""
+        shares_port = self.config.http is _SharedProtocol
+        for each in (sockets or ()) if shares_port else ():
             for _ in range(_BACKLOG):
                 if not _has_waiting(each):
                     break
