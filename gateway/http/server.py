@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -89,6 +90,16 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.started_event.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """On a shared port: takes what the system has accepted for it already, which closing would cut off."""
+        shares_port = self.config.http is _SharedProtocol
+        for each in (sockets or ()) if shares_port else ():
+            for _ in range(_BACKLOG):
+                if not _has_waiting(each):
+                    break
+                await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
     def end_within(self, grace_s: float) -> None:
         self.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]
         self.should_exit = True
@@ -141,6 +152,13 @@ class _SharedProtocol(_Protocol):
         # uvicorn's type says that there is always one.
         cycle: object = self.cycle
         return cycle is not None
+
+
+def _has_waiting(listening: socket.socket) -> bool:
+    """Whether a connection waits to be taken."""
+    asked = select.poll()
+    asked.register(listening, select.POLLIN)
+    return bool(asked.poll(0))
 
 
 def _bind(listen: str, *, shared: bool = False) -> socket.socket:
