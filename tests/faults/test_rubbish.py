@@ -8,11 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.longrunning import operations_pb2  # type: ignore[import-untyped]
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from isthmus.gateway.v1 import cache_service_pb2, pool_service_pb2
 from isthmus.session.v1 import message_pb2, session_service_pb2
 
 from services.cli.client import Client
@@ -31,7 +33,12 @@ NAMES = (
     "sessions/nobody",
     "s1",
 )
-SERVICES = (session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],)
+SERVICES = (
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    operations_pb2.DESCRIPTOR.services_by_name["Operations"],
+    pool_service_pb2.DESCRIPTOR.services_by_name["PoolService"],
+    cache_service_pb2.DESCRIPTOR.services_by_name["CacheService"],
+)
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
 
 texts = st.one_of(st.sampled_from(NAMES), st.text(max_size=20), st.just(""))

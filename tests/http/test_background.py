@@ -124,14 +124,27 @@ async def test_the_same_key_is_the_same_response(sdk: AsyncOpenAI) -> None:
     assert (await ended(sdk, made[0])).output_text
 
 
-@pytest.mark.parametrize(("parameter", "value"), [("store", False), ("stream", True)])
-async def test_what_does_not_go_with_background_is_refused_by_name(
-    http: httpx.AsyncClient, parameter: str, value: bool
-) -> None:
-    body = {"model": MODEL, "input": "hello", "background": True, parameter: value}
+async def test_what_runs_in_the_background_can_be_heard_too(sdk: AsyncOpenAI) -> None:
+    stream = await sdk.responses.create(model=MODEL, input="tell me", background=True, stream=True)
+    first = await anext(aiter(stream))
+    assert first.type == "response.created"
+    assert first.response.background is True
+    await stream.close()
+    again = await sdk.responses.retrieve(first.response.id, stream=True, starting_after=first.sequence_number)
+    heard = [event async for event in again]
+    assert heard[0].sequence_number == first.sequence_number + 1
+    last = heard[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == "".join(
+        each.delta for each in heard if each.type == "response.output_text.delta"
+    )
+
+
+async def test_what_does_not_go_with_background_is_refused_by_name(http: httpx.AsyncClient) -> None:
+    body = {"model": MODEL, "input": "hello", "background": True, "store": False}
     refused = await http.post("/v1/responses", json=body)
     assert refused.status_code == 400
-    assert (refused.json()["error"]["param"], refused.json()["error"]["code"]) == (parameter, "unsupported_parameter")
+    assert (refused.json()["error"]["param"], refused.json()["error"]["code"]) == ("store", "unsupported_parameter")
 
 
 @pytest.mark.parametrize("engine", [SLOW])
