@@ -14,6 +14,7 @@ _TRANSIENT: Final = frozenset(
         errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE,
         errors_pb2.ERROR_REASON_NOT_READY,
         errors_pb2.ERROR_REASON_OVERLOADED,
+        errors_pb2.ERROR_REASON_RATE_LIMITED,
         errors_pb2.ERROR_REASON_REVISION_CONFLICT,
         errors_pb2.ERROR_REASON_NOT_REPLICATED,
         errors_pb2.ERROR_REASON_SESSION_MOVED,
