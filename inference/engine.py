@@ -61,6 +61,8 @@ class Sampling:
     logprobs: int | None = None
     structured_output: message_pb2.StructuredOutput | None = None
     tools: message_pb2.ToolUse | None = None
+    # The reply has all of its tokens: none that would end it is drawn.
+    ignore_eos: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

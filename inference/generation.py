@@ -40,6 +40,7 @@ _SOMETIMES: Final = (
     "logprobs",
     "structured_output",
     "tools",
+    "ignore_eos",
 )
 
 

@@ -84,7 +84,7 @@ TABLE: Final = (
 )
 
 # Asked by probes, scrapers and generators of clients, who have no key; none of it is a tenant's.
-OPEN_PATHS: Final = ("/healthz", "/metrics", "/schema")
+OPEN_PATHS: Final = ("/healthz", "/health", "/metrics", "/schema")
 
 _CACHES: Final = "/isthmus.gateway.v1.CacheService/"
 _RPCS: Final = {

@@ -12,7 +12,7 @@ from services.errors import IsthmusError
 from services.lifecycle import Lifecycle, State
 
 # What must answer whatever the state: it tells the state.
-_ALWAYS = ("/healthz", "/metrics")
+_ALWAYS = ("/healthz", "/health", "/metrics")
 
 
 class Admitted:

@@ -1,4 +1,4 @@
-"""`/healthz`: whether this gateway takes requests."""
+"""`/healthz`, and `/health` for who expects it there: whether this gateway takes requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Health(msgspec.Struct, frozen=True):
     status: str
 
 
-@get("/healthz")
+@get(["/healthz", "/health"])
 async def healthz(lifecycle: NamedDependency[Lifecycle]) -> Response[Health]:
     """200 while requests are taken, 503 otherwise."""
     status_code = 200 if lifecycle.state is State.READY else 503

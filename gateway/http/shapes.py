@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
+from gateway.http.stops import Stop
 from gateway.http.tools.shapes import (
     FUNCTIONS_COUNT_MAX,
     FunctionName,
@@ -104,6 +105,9 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    # Not OpenAI's: as vLLM has them, for benchmarks.
+    stop: Stop = None
+    ignore_eos: bool | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -18,6 +18,7 @@ from gateway.http.limits import user_of
 from gateway.http.render import Echo
 from gateway.http.sessions import Origin, labels_of, labels_with, metadata_of, open_session, origin_of
 from gateway.http.shapes import ConversationRef, CreateResponse
+from gateway.http.stops import stops_of
 from gateway.http.tools.asked import check_outputs, form, tool_use
 from gateway.http.tools.echo import format_echo
 from gateway.http.tools.latest import latest_turn
@@ -186,6 +187,8 @@ def _params(body: CreateResponse) -> message_pb2.SamplingParams:
         max_output_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
+        stop=stops_of(body.stop),
+        ignore_eos=body.ignore_eos,
         structured_output=form("text.format", body.text.format) if body.text is not None else None,
         tools=tool_use(body.tools, body.tool_choice, body.parallel_tool_calls),
     )

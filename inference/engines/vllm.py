@@ -35,6 +35,7 @@ _SAMPLES: Final = frozenset(
         "logprobs",
         "structured_output",
         "tools",
+        "ignore_eos",
     }
 )
 _NOBODY: Final = Residents(Bounds(0, 0, 0, 0.0, 0, 0))

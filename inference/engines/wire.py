@@ -34,6 +34,8 @@ class Add(msgspec.Struct, tag=True, frozen=True):
     seed: int
     # The grammar that the reply keeps to, as a structural tag; empty for none.
     tag: str = ""
+    # Whether it has all of its tokens, whatever the model would end it with.
+    is_full: bool = False
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):

@@ -86,6 +86,13 @@ async def test_a_reply_ends_at_its_length(engine: LocalEngine, template: ChatTem
     assert sum(len(output.token_ids) for output in outputs) == 12
 
 
+async def test_a_reply_that_may_not_end_has_all_of_its_tokens(engine: LocalEngine, template: ChatTemplate) -> None:
+    asked = request(template, "What is the capital of France?", 60)
+    outputs = await outputs_of(engine, replace(asked, sampling=replace(asked.sampling, ignore_eos=True)))
+    assert outputs[-1].finish_reason == turn_pb2.FINISH_REASON_LENGTH
+    assert sum(len(output.token_ids) for output in outputs) == 60
+
+
 async def test_it_goes_on_behind_what_another_has_emitted(engine: LocalEngine, template: ChatTemplate) -> None:
     # A text that leaves the model no doubt: what it has read and what it has said itself differ in the last digits.
     asked = request(template, "Repeat after me: one two three four five six seven eight nine ten", 40)

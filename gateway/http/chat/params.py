@@ -6,18 +6,18 @@ from isthmus.session.v1 import message_pb2
 
 from gateway.http.chat.shapes import ChatJsonSchemaFormat, CreateChatCompletion
 from gateway.http.errors import Refusal
+from gateway.http.stops import stops_of
 from gateway.http.tools.asked import chat_tool_use, form
 from services.errors import FieldViolation, InvalidField, IsthmusError
 
-STOP_BYTES_MAX = 256
-_SAME = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
+_SAME = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "ignore_eos")
 
 
 def sampling(request: CreateChatCompletion) -> message_pb2.SamplingParams:
     """The parameters; InvalidField or Refusal by the name of one that cannot be."""
     params = message_pb2.SamplingParams(
         max_output_tokens=_tokens_max(request),
-        stop=_stops(request),
+        stop=stops_of(request.stop),
         logprobs=_logprobs(request),
         structured_output=_form(request),
         tools=chat_tool_use(request.tools, request.tool_choice, request.parallel_tool_calls),
@@ -54,15 +54,6 @@ def _tokens_max(request: CreateChatCompletion) -> int | None:
         message = "max_tokens: excludes max_completion_tokens, which says the same; leave one of them out"
         raise Refusal(400, "mutually_exclusive_parameters", "max_tokens", message)
     return request.max_completion_tokens if request.max_tokens is None else request.max_tokens
-
-
-def _stops(request: CreateChatCompletion) -> list[str]:
-    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    for index, stop in enumerate(stops):
-        if not 1 <= len(stop.encode()) <= STOP_BYTES_MAX:
-            path = "stop" if isinstance(request.stop, str) else f"stop[{index}]"
-            raise InvalidField(path, f"is {len(stop.encode())} bytes of UTF-8, expected 1 to {STOP_BYTES_MAX}")
-    return stops
 
 
 def _logprobs(request: CreateChatCompletion) -> int | None:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
 from gateway.http.shapes import ROLES
+from gateway.http.stops import Stop
 from gateway.http.tools.shapes import (
     FUNCTIONS_COUNT_MAX,
     ChatTool,
@@ -20,7 +21,6 @@ from gateway.http.tools.shapes import (
 
 # The body's bound in bytes comes first for messages that say anything.
 MESSAGES_COUNT_MAX = 65_536
-STOPS_COUNT_MAX = 4
 LOGPROBS_COUNT_MAX = 20
 
 Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
@@ -95,7 +95,9 @@ class CreateChatCompletion(msgspec.Struct, forbid_unknown_fields=True, kw_only=T
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | Annotated[list[str], Meta(max_length=STOPS_COUNT_MAX)] | None = None
+    stop: Stop = None
+    # Not OpenAI's: as vLLM has it, for benchmarks.
+    ignore_eos: bool | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logprobs: bool | None = None
