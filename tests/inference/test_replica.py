@@ -324,6 +324,8 @@ async def test_a_replica_says_what_it_is(replica: Replica, settings: Settings, v
         "max_output_tokens_default": str(model.max_output_tokens_default),
         "adapters": "",
         "embedding_model": model.embedding_model,
+        "pool": "default",
+        "region": "",
     }
 
 
