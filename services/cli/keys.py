@@ -6,18 +6,15 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from services.access import Made, Record, Scope
 from services.access.keeper import Keeper, listed
 from services.access.scopes import DEFAULT
 from services.cli.audit import Audit
 from services.cli.key_file import write_key
+from services.cli.mesh_valkey import opened
 from services.config import Settings
-from services.errors import UpstreamUnavailable
 from services.supervisor.home import Home
-from services.valkey import Acknowledger, Client, connect, redacted
-from services.valkey.failover import expected
+from services.valkey import Client
 
 FIRST_NAME: Final = "isthmus up"
 
@@ -66,18 +63,9 @@ def home_of(settings: Settings) -> Home:
 @contextlib.asynccontextmanager
 async def keys_of(settings: Settings) -> AsyncIterator[Keys]:
     """The keys in the settings' Valkey, with the audit log in their home."""
-    home = home_of(settings)
-    async with contextlib.AsyncExitStack() as closing:
-        valkey = connect(settings.valkey)
-        closing.push_async_callback(valkey.aclose)
-        acknowledger = Acknowledger(valkey, settings.valkey)
-        closing.push_async_callback(acknowledger.aclose)
-        try:
-            keeper = Keeper(valkey, acknowledger, settings.gateway.access)
-            yield Keys(valkey, keeper, Audit(home, settings.supervisor))
-        except RedisError as error:
-            where = redacted(settings.valkey.url)
-            raise expected(error) or UpstreamUnavailable(f"the Valkey at {where} refuses: {error}") from error
+    async with opened(settings) as (valkey, acknowledger):
+        keeper = Keeper(valkey, acknowledger, settings.gateway.access)
+        yield Keys(valkey, keeper, Audit(home_of(settings), settings.supervisor))
 
 
 async def first_key(home: Home, settings: Settings) -> str | None:

@@ -10,24 +10,22 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from msgspec import UNSET
-from redis.exceptions import RedisError
 
 from services.access.keeper import listed
 from services.cli.audit import Audit
 from services.cli.errors import EXIT_USAGE, CliError
 from services.cli.keys import home_of
+from services.cli.mesh_valkey import opened
 from services.cli.output import console, print_json, table_of
 from services.cli.tenants import mesh_settings, ran
 from services.config import Settings
 from services.config.limits import PER_MINUTE_MAX, CallerLimits
-from services.errors import UpstreamUnavailable
 from services.limits.callers import LIMITS, Caller, Defaults, Kind, Limit, Override
 from services.limits.keeper import Meters, Overrides, set_override
 from services.limits.meter import MICROS
 from services.limits.money import money, parse_money
 from services.limits.standing import Reading
-from services.valkey import Acknowledger, Client, connect, redacted
-from services.valkey.failover import expected
+from services.valkey import Acknowledger, Client
 
 T = TypeVar("T")
 _TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -173,16 +171,8 @@ def _run(work: Callable[[_Store], Coroutine[Any, Any, T]], settings: Settings) -
 
 @contextlib.asynccontextmanager
 async def _store(settings: Settings) -> AsyncIterator[_Store]:
-    async with contextlib.AsyncExitStack() as closing:
-        valkey = connect(settings.valkey)
-        closing.push_async_callback(valkey.aclose)
-        acknowledger = Acknowledger(valkey, settings.valkey)
-        closing.push_async_callback(acknowledger.aclose)
-        try:
-            yield _Store(valkey, acknowledger, settings)
-        except RedisError as error:
-            where = redacted(settings.valkey.url)
-            raise expected(error) or UpstreamUnavailable(f"the Valkey at {where} refuses: {error}") from error
+    async with opened(settings) as (valkey, acknowledger):
+        yield _Store(valkey, acknowledger, settings)
 
 
 def _limit(name: Limit, text: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -10,18 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from redis.exceptions import RedisError
-
 from services import jobs
 from services.cli.audit import Audit
-from services.cli.errors import EXIT_USAGE, CliError
+from services.cli.errors import CliError
 from services.cli.keys import home_of
+from services.cli.mesh_valkey import opened
 from services.cli.output import console, print_json, table_of
-from services.cli.tenants import mesh_settings
-from services.config import ConfigError, Settings
-from services.errors import InvalidField, IsthmusError, NotFound, UpstreamUnavailable, reason_name
-from services.valkey import Acknowledger, Client, connect, redacted
-from services.valkey.failover import expected
+from services.cli.tenants import mesh_settings, ran
+from services.config import Settings
+from services.errors import NotFound
+from services.valkey import Client
 from services.webhooks import keeper, trial
 from services.webhooks.dead import buried
 from services.webhooks.endpoint import Endpoint
@@ -140,29 +137,14 @@ def _run(work: Callable[[_Work], Coroutine[Any, Any, T]], tenant: str, home: Pat
         async with _opened(settings, tenant or settings.mesh.tenant_default) as on:
             return await work(on)
 
-    try:
-        return asyncio.run(run())
-    except ConfigError as error:
-        raise CliError("CONFIG", str(error), exit_code=EXIT_USAGE) from None
-    except InvalidField as error:
-        raise CliError("USAGE", error.message, exit_code=EXIT_USAGE) from None
-    except IsthmusError as error:
-        raise CliError(reason_name(error.reason), error.message) from None
+    return ran(run())
 
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, tenant: str) -> AsyncIterator[_Work]:
-    async with contextlib.AsyncExitStack() as closing:
-        valkey = connect(settings.valkey)
-        closing.push_async_callback(valkey.aclose)
-        acknowledger = Acknowledger(valkey, settings.valkey)
-        closing.push_async_callback(acknowledger.aclose)
+    async with opened(settings) as (valkey, acknowledger):
         audit = Audit(home_of(settings), settings.supervisor)
-        try:
-            yield _Work(valkey, Keeper(acknowledger, settings.gateway.webhooks), audit, settings, tenant)
-        except RedisError as error:
-            where = redacted(settings.valkey.url)
-            raise expected(error) or UpstreamUnavailable(f"the Valkey at {where} refuses: {error}") from error
+        yield _Work(valkey, Keeper(acknowledger, settings.gateway.webhooks), audit, settings, tenant)
 
 
 def _row(endpoint: Endpoint) -> dict[str, Any]:

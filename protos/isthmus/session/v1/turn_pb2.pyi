@@ -430,8 +430,6 @@ class Finding(_message.Message):
         """Told here and nothing else."""
         ACTION_REDACTED: Finding._Action.ValueType  # 2
         """Replaced in the reply by what it was."""
-        ACTION_RETRIED: Finding._Action.ValueType  # 3
-        """The reply was made anew."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
     ACTION_UNSPECIFIED: Finding.Action.ValueType  # 0
@@ -439,8 +437,6 @@ class Finding(_message.Message):
     """Told here and nothing else."""
     ACTION_REDACTED: Finding.Action.ValueType  # 2
     """Replaced in the reply by what it was."""
-    ACTION_RETRIED: Finding.Action.ValueType  # 3
-    """The reply was made anew."""
 
     CHECK_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
