@@ -143,13 +143,16 @@ async def test_what_does_not_fit_is_named_and_nothing_is_left(store: StoreClient
     await copy.create()
 
 
-async def test_an_import_is_seen_once_it_has_ended(store: StoreClient) -> None:
+async def test_an_import_is_seen_once_it_has_ended(store: StoreClient, settings: Settings) -> None:
     await fill(store)
     records = await exported(store)
     copy = store.about("s2")
+    client = redis.Redis.from_url(settings.valkey.url)
 
     async def watched() -> AsyncIterator[api.ImportSessionRequest]:
         yield api.ImportSessionRequest(key=copy.key, records=records[:-1])
+        # gRPC goes on once the message is on its way: until the shard has it, anybody may take the name.
+        await eventually(lambda: client.exists("isthmus:{acme/s2}:meta"))
         assert (await refusal(copy.get()))[1] == "NOT_FOUND"
         assert (await refusal(copy.create()))[1] == "ALREADY_EXISTS"
         assert (await refusal(copy.delete()))[1] == "NOT_FOUND"
@@ -159,6 +162,7 @@ async def test_an_import_is_seen_once_it_has_ended(store: StoreClient) -> None:
 
     await store.stub.ImportSession(watched())
     assert (await copy.get()).revision == (await store.get()).revision
+    client.close()
 
 
 async def test_a_stream_that_breaks_off_leaves_nothing(store: StoreClient) -> None:
