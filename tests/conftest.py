@@ -16,6 +16,7 @@ from services.config import Settings, load_settings
 from services.valkey import connect
 from tests.support.leaks import leaks_of
 from tests.support.spans import recorder
+from tests.support.tokenizers import read_once
 from tests.support.valkey_cluster import ValkeyCluster
 from tests.support.valkey_server import ValkeyServer
 
@@ -28,6 +29,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Names the marks of `no_leaks`."""
     config.addinivalue_line("markers", "foreign_keys(*patterns): keys that the test puts on purpose")
     config.addinivalue_line("markers", "leaves(why): what is left over belongs to what the test takes away")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_are_read_once() -> Iterator[None]:
+    """Each replica would read its own anew."""
+    with read_once():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder of replicas that convert the shipped model's tokenizer, which takes seconds, once for all."""
+    # A fixture that is imported elsewhere is another one, of the same folder.
+    folder = tmp_path_factory.getbasetemp() / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import ipaddress
 from pydantic import Field, field_validator
 
 from services.config.section import Section
+from services.limits.money import BUDGET_MICROS_MAX
 
 # Beyond these a meter's millionths would not be whole numbers in Lua any more.
 PER_MINUTE_MAX = 100_000_000
-BUDGET_MICROS_MAX = 1 << 50
 
 
 class CallerLimits(Section):

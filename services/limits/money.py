@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from services.config.limits import BUDGET_MICROS_MAX, Price
+if TYPE_CHECKING:
+    # Each command prints money; the settings would be half of the time that it takes to start.
+    from services.config.limits import Price
 
 MICROS: Final = 1_000_000
+# Beyond these a meter's millionths would not be whole numbers in Lua any more.
+BUDGET_MICROS_MAX: Final = 1 << 50
 _ANY_MODEL: Final = "*"
 
 

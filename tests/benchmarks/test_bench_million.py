@@ -65,15 +65,17 @@ def test_warm_turns_are_told_by_their_median() -> None:
     turns = [replace(TURN, ttft_ms=ms, resident=ms < 3) for ms in (1.0, 2.0, 9.0)]
     figures = million_plan.warm(turns)
     assert (figures["turns"], figures["turns_resident"]) == (3, 2)
+    assert figures["replicas"] == ["inference-0"]
     assert (figures["ttft_ms"], figures["ttft_ms_max"], figures["cached_share_min"]) == (2.0, 9.0, 0.99)
     assert figures["ms_by_leg"] == {ENGINE: 600.0, PULL: 100.0}
 
 
-WARM = {"turns": 3, "turns_resident": 3, "ttft_ms": 100.0, "cached_share_min": 0.99}
+WARM = {"turns": 3, "turns_resident": 3, "replicas": ["inference-0"], "ttft_ms": 100.0, "cached_share_min": 0.99}
 FIGURES: dict[str, Any] = {
     "tokens": 1_000,
     "window_tokens": 1_000,
     "cold_first": {"overhead_ms": 1_500.0, "replica": "inference-0"},
+    "opening": WARM,
     "resident": WARM,
     "prefix_hit": {**WARM, "turns_resident": 0, "ttft_ms": 1_000.0},
     "cold_elsewhere": {"overhead_ms": 1_500.0, "replica": "inference-1"},
@@ -83,7 +85,9 @@ FIGURES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("where", "changed", "named"),
     [
+        ("opening", {"replicas": ["inference-1"]}, "opening"),
         ("resident", {"ttft_ms": 100.1}, "resident"),
+        ("resident", {"replicas": ["inference-0", "inference-1"]}, "resident"),
         ("resident", {"turns_resident": 2}, "resident"),
         ("prefix_hit", {"ttft_ms": 1_000.1}, "prefix_hit"),
         ("prefix_hit", {"turns_resident": 1}, "prefix_hit"),

@@ -9,14 +9,11 @@ import pytest
 import pytest_asyncio
 
 from services.config import Settings
+from tests.conftest import tokenizer_cache
 from tests.gateway.client import Client, connected
 from tests.support.mesh import Mesh, changed, running_mesh
 
-
-@pytest.fixture(scope="session")
-def tokenizer_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converted tokenizer, made once."""
-    return tmp_path_factory.mktemp("tokenizer")
+__all__ = ["client", "mesh", "quick", "slow", "tokenizer_cache"]
 
 
 @pytest.fixture

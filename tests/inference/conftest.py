@@ -12,8 +12,8 @@ from inference.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("isthmus-cache")
+def cache_dir(tokenizer_cache: Path) -> Path:
+    return tokenizer_cache
 
 
 @pytest.fixture(scope="session")

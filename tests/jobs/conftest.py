@@ -92,9 +92,9 @@ def with_jobs(settings: Settings, webhooks: dict[str, Any] | None = None, **jobs
 
 
 @pytest.fixture
-def quick(settings: Settings, tmp_path: Path) -> Settings:
+def quick(settings: Settings, tokenizer_cache: Path) -> Settings:
     """Replies at once; what is lost or failed comes again soon."""
-    scripted = changed(settings, "inference", engine="scripted", cache_dir=tmp_path, scripted_output_tokens=8)
+    scripted = changed(settings, "inference", engine="scripted", cache_dir=tokenizer_cache, scripted_output_tokens=8)
     return with_jobs(
         scripted, redelivery_ms=1_000, retry_ms_min=50, retry_ms_max=200, attempts_count_max=3, progress_ms=50
     )

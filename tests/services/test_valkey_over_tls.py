@@ -41,12 +41,6 @@ def paths(authority: trustme.CA, tmp_path: Path) -> Paths:
     return written(authority, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def tokenizer_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converted tokenizer, made once."""
-    return tmp_path_factory.mktemp("tokenizer")
-
-
 @dataclass(frozen=True, slots=True)
 class Behind:
     """Settings of a Valkey behind TLS, and the proxies before its nodes."""

@@ -25,6 +25,8 @@ _QUESTION_TOKENS: Final = 28
 # compressor counts all of it, and the plan need not go by estimates.
 _PARTS: Final = 12
 _SEGMENTS: Final = 16
+# A replica with all cores may be late with its heartbeats, and its sessions' next turns would be read anew elsewhere.
+_MEMBER_TTL_MS: Final = 60_000
 # What is judged.
 CACHED_SHARE_MIN: Final = 0.9
 COLD_TO_WARM_MIN: Final = 15.0
@@ -70,6 +72,7 @@ class PrefixPlan:
         """The settings of its mesh."""
         return {
             "mesh": {"replicas": REPLICAS, "shards": 1},
+            "membership": {"member_ttl_ms": _MEMBER_TTL_MS},
             # One turn at a time: whichever replica has it has all cores.
             "inference": {"engine": self.engine, "threads_count": 0},
             # So that there are summaries by the time that an epoch ends.
