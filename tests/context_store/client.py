@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 from services.digest import EMPTY, chain, item_digest, source_digest
 from services.errors import from_rpc_error
+from services.rpc.ended import ServerStatus
 
 TENANT = "acme"
 SESSION = "s1"
@@ -44,7 +45,8 @@ def chained(items: Iterable[window_pb2.WindowItem], start: bytes = EMPTY) -> byt
 async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str, dict[str, str], int | None]:
     """Code, reason, metadata and RetryInfo of a call that has to be refused."""
     try:
-        answer = await call
+        # Such a call may be refused while its requests are still being written.
+        answer = await (ServerStatus(call) if isinstance(call, grpc.aio.StreamUnaryCall) else call)
     except grpc.aio.AioRpcError as error:
         ours = from_rpc_error(error)
         name = errors_pb2.ErrorReason.Name(ours.reason).removeprefix("ERROR_REASON_")

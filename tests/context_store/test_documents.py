@@ -13,7 +13,7 @@ from isthmus.session.v1 import document_pb2, fragment_pb2
 from services.config import Settings
 from tests.context_store.client import StoreClient, refusal
 from tests.context_store.conftest import StartShard
-from tests.support.eventually import eventually
+from tests.support.eventually import WAIT_S_MAX, eventually
 
 TEXT = ("In the beginning was the word. And it was long; " * 40 + "\n\n" + "世界 🦋 " * 300) * 20
 DATA = TEXT.encode()
@@ -173,7 +173,7 @@ async def test_a_caller_that_goes_away_leaves_a_prefix(store: StoreClient) -> No
         await asyncio.Event().wait()
 
     call = store.stub.WriteDocument(endless())
-    await asyncio.wait_for(sent.wait(), 10)
+    await asyncio.wait_for(sent.wait(), WAIT_S_MAX)
 
     async def committed() -> int:
         return (await document(store, "d")).committed_bytes

@@ -16,6 +16,7 @@ from context_store.session.records import RecordCheck, Sum
 from services.config import Settings
 from services.digest import fragment_digest
 from services.errors import InvalidField, from_rpc_error
+from services.rpc.ended import ServerStatus
 from tests.context_store.client import StoreClient, refusal, user
 from tests.context_store.conftest import StartShard
 from tests.support.eventually import eventually
@@ -51,7 +52,7 @@ async def imported(store: StoreClient, records: Iterable[Record], size: int = 7)
             key = store.key if first == 0 else None
             yield api.ImportSessionRequest(key=key, records=every[first : first + size])
 
-    return await store.stub.ImportSession(requests())
+    return await ServerStatus(store.stub.ImportSession(requests()))
 
 
 def content(fragments: Iterable[fragment_pb2.Fragment]) -> list[tuple[object, ...]]:

@@ -29,7 +29,7 @@ from services.ring import Ring
 from services.router import STORE, session_key
 from services.rpc import redirects
 from tests.context_store.client import TENANT, StoreClient, refusal
-from tests.support.eventually import eventually
+from tests.support.eventually import WAIT_S_MAX, eventually
 from tests.support.mesh import changed
 
 ME, OTHER = "store-1", "store-2"
@@ -259,7 +259,7 @@ async def test_a_shard_announces_its_weight(start: StartShard, settings: Setting
     await start(changed(settings, "membership", weight=2.5))
     view = View(valkey, settings.membership, rooms=(STORE,))
     await view.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S_MAX):
         [member] = await view.wait_for(STORE)
     assert member.weight == 2.5
     await view.stop()

@@ -17,6 +17,7 @@ from services.errors import IsthmusError, from_rpc_error
 from services.lifecycle import Lifecycle, State
 from services.membership import Announcer, Member
 from services.router import STORE
+from services.rpc.ended import ServerStatus
 from services.valkey import connect
 from tests.gateway.client import Client, turn_request, user
 from tests.support.eventually import eventually
@@ -28,7 +29,8 @@ contract = session_service_pb2
 async def refusal(call: Awaitable[object]) -> IsthmusError:
     """What the call was refused with."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
+        # Such a call may be refused while its requests are still being written.
+        await (ServerStatus(call) if isinstance(call, grpc.aio.StreamUnaryCall) else call)
     return from_rpc_error(caught.value)
 
 

@@ -17,7 +17,7 @@ from services.config import InferenceSettings
 from services.errors import IsthmusError
 from services.rpc import deadlines
 from tests.inference.replica import error_of
-from tests.support.eventually import eventually
+from tests.support.eventually import WAIT_S_MAX, eventually
 
 RUNNING_MAX, PULLS_MAX = 2, 1
 
@@ -86,7 +86,7 @@ def test_whoever_goes_wherever_he_stands_gives_back_what_he_has(
             for each in replies.go_on:
                 each.set()
             await settle()
-        results = await asyncio.wait_for(asyncio.gather(*tasks.values(), return_exceptions=True), 10)
+        results = await asyncio.wait_for(asyncio.gather(*tasks.values(), return_exceptions=True), WAIT_S_MAX)
         for number, result in enumerate(results):
             assert result is None or (number in cancelled and isinstance(result, asyncio.CancelledError))
         queue = replies.door.queue

@@ -19,6 +19,7 @@ from inference.tokenizer import Tokenizer
 from inference.windows import Window
 from services.config import InferenceSettings, OpenAISettings
 from services.errors import IsthmusError
+from tests.support.eventually import WAIT_S_MAX
 from tests.support.openai_server import DONE, choice, openai_server
 from tests.support.openai_server import OpenAIServer as Server
 from tests.support.ports import free_port
@@ -147,7 +148,7 @@ async def test_a_silent_server_is_given_up_and_a_caller_who_goes_frees_it(server
         await anext(stream)
         await stream.aclose()
         assert engine.running == 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S_MAX):
             await server.left.wait()
 
 

@@ -23,7 +23,7 @@ from services.membership import View
 from tests.inference.items import DOCUMENT, SUMMARY, SYSTEM, item, manifest, reply
 from tests.inference.replica import Replica, Reply, error_of, running_replica
 from tests.inference.shard import WindowShard, serve_windows
-from tests.support.eventually import eventually
+from tests.support.eventually import WAIT_S_MAX, eventually
 
 HEADER_TOKENS = 6  # `<|im_end|>`, a newline, `<|im_start|>`, two for `assistant`, a newline
 
@@ -149,7 +149,7 @@ async def test_another_shard_goes_on_where_one_died(
     second = await serve_windows(settings, valkey, "shard-2")
     view = View(valkey, settings.membership)
     await view.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S_MAX):
         await view.wait_for("context_store", 2)
     items = conversation(10)
     for each in (shard, second):
@@ -312,7 +312,7 @@ async def test_a_replica_says_what_it_is(replica: Replica, settings: Settings, v
     model = await replica.stub.GetModel(contract.GetModelRequest())
     view = View(valkey, settings.membership)
     await view.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_S_MAX):
         (member,) = await view.wait_for("inference")
     await view.stop()
     assert member.labels == {

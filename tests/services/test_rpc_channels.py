@@ -23,7 +23,7 @@ from services.rpc.channels import service_config
 from services.rpc.deadlines import remaining_s
 from services.telemetry import HOP
 from tests.services.probe import KINDS, SERVICE, Probe, ProbeClient, request, served
-from tests.support.eventually import eventually
+from tests.support.eventually import WAIT_S_MAX, eventually
 
 all_kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -119,7 +119,7 @@ async def test_a_deadline_that_passes_cancels_the_work(channels: Channels, setti
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.call("UnaryUnary", request(), timeout=0.1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), WAIT_S_MAX)
 
 
 async def test_only_what_is_safe_is_sent_again(channels: Channels, settings: Settings) -> None:

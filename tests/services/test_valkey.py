@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from services.config import Settings
 from services.valkey import Script, connect
+from tests.support.eventually import WAIT_S_MAX
 from tests.support.valkey_server import ValkeyServer
 
 pytestmark = pytest.mark.foreign_keys("*")
@@ -77,6 +78,6 @@ async def test_a_cancellation_is_never_lost(valkey: Redis) -> None:
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=5)
+        done, _ = await asyncio.wait({task}, timeout=WAIT_S_MAX)
         assert done, f"a cancellation after {steps} steps was lost"
         assert task.cancelled()

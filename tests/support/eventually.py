@@ -10,6 +10,8 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 _POLL_S = 0.01
+# A machine with other work may take this long over what takes milliseconds; only a test that fails waits for its end.
+WAIT_S_MAX = 30.0
 
 
 @overload
@@ -20,7 +22,7 @@ async def eventually(condition: Callable[[], Awaitable[T]], timeout_s: float = .
 async def eventually(condition: Callable[[], T], timeout_s: float = ..., message: str = ...) -> T: ...
 
 
-async def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, message: str = "") -> Any:
+async def eventually(condition: Callable[[], Any], timeout_s: float = WAIT_S_MAX, message: str = "") -> Any:
     """Asks until the condition is truthy and returns what it said; AssertionError with its last answer after that.
 
     The condition may be a function or a coroutine function. What it raises is raised at once.

@@ -125,9 +125,11 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
             f"expected none and at least {_HIT_SHARE_MIN}"
         )
     owner = figures["cold_first"]["replica"]
-    for kind in WARM:
-        if (replicas := figures[kind]["replicas"]) != [owner]:
-            found.append(f"{kind}: at {' and '.join(replicas)}; expected {owner}, which has the window")
+    found += [
+        f"{kind}: at {' and '.join(figures[kind]['replicas'])}; expected {owner}, which has the window"
+        for kind in WARM
+        if figures[kind]["replicas"] != [owner]
+    ]
     if figures["cold_elsewhere"]["replica"] == owner:
         found.append(f"cold_elsewhere: at {owner} again; expected the other replica")
     return found
