@@ -37,6 +37,12 @@ class ServedReply:
         self._use = use_of(errand.request, errand.limits.name, settings)
         self._question: Question | None = None
         self._cached: CachedReply | None = None
+        self._is_anew = False
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that were generated for it by now."""
+        return 0 if self._cached is not None else self._replies.output_tokens
 
     @property
     def finished_hops(self) -> Sequence[turn_pb2.Hop]:
@@ -45,7 +51,7 @@ class ServedReply:
 
     async def begin(self, manifest: window_pb2.Manifest) -> Sequence[turn_pb2.Hop]:
         """A cached answer if there is one, else the hand-over; where that finds no replica, a cached one, marked so."""
-        if not self._use.keeps or self._replies.has_begun:
+        if not self._use.keeps or self._replies.has_begun or self._is_anew:
             return await self._replies.begin(manifest)
         self._question = self._caches.question(self._errand, self._use, manifest)
         if self._use.exact:
@@ -84,11 +90,16 @@ class ServedReply:
             return Reply(self._cached.text, turn_pb2.FINISH_REASON_STOP, ())
         return self._replies.reply()
 
+    def anew(self, replies: ReplyStream) -> None:
+        """What there was by now was refused: `begin` has another reply made, and no cached one takes its place."""
+        self._replies.close()
+        self._replies, self._cached, self._is_anew = replies, None, True
+
     def close(self) -> None:
         """Ends what still goes on."""
         self._replies.close()
 
-    async def committed(self, turn: str) -> None:
-        """The turn of this name has the reply: keeps it, unless it is from the cache itself."""
+    async def committed(self, turn: str, read: Reply) -> None:
+        """The turn of this name has the reply as its client has read it: keeps that, unless it is a cached one."""
         if self._question is not None and self._cached is None:
-            await self._caches.keep(self._question, self._replies.reply(), turn)
+            await self._caches.keep(self._question, read, turn)

@@ -23,11 +23,13 @@ from gateway.turn import lease
 from gateway.turn.appends import OutputAppends
 from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
-from gateway.turn.form import check_reply, check_window, has_form
+from gateway.turn.form import check_window
 from gateway.turn.output import Output, OutputWriter
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
-from gateway.validation.serving import CheckedReply, Checks
+from gateway.validation.anew import resampled
+from gateway.validation.checks import Checks
+from gateway.validation.serving import CheckedReply
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.telemetry import current_trace_id
@@ -61,9 +63,8 @@ class Drive:
         self._output = output
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
-        replies = ReplyStream(errand, means.replicas, means.settings, self._ledger, self._stop)
-        served = ServedReply(errand, replies, means.caches, self._ledger, means.settings.caches)
-        self._reply = CheckedReply(served, self._ledger, means.checks)
+        served = ServedReply(errand, self._stream(errand), means.caches, self._ledger, means.settings.caches)
+        self._reply = CheckedReply(served, self._anew, errand, means.shards, self._ledger, means.checks)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
         self._is_committing = False
@@ -85,8 +86,6 @@ class Drive:
                     self._tell(self._ledger.opened(leg, opened))
                     writer = await self._writer(opened)
                     await self._generate(writer)
-                    if has_form(self._errand.request.params):
-                        await asyncio.to_thread(check_reply, self._errand.request.params, self._reply.reply())
                     committing = self._commit(writer)
                     turn, added = await asyncio.shield(committing)
         except Exception as error:
@@ -120,12 +119,22 @@ class Drive:
                 async for event in events:
                     if isinstance(event, turn_pb2.Hop):
                         self._tell([event])
+                    elif isinstance(event, turn_pb2.RefusedTry):
+                        self._output.tell(Event(refused=event))
                     else:
                         writer.put(event)
             await writer.finish()
         finally:
             writer.close()
             self._reply.close()
+
+    def _stream(self, errand: Errand) -> ReplyStream:
+        return ReplyStream(errand, self._means.replicas, self._means.settings, self._ledger, self._stop)
+
+    def _anew(self, number: int) -> ReplyStream:
+        """Another try of the reply."""
+        temperature_min = self._means.settings.validation.retry_temperature_min
+        return self._stream(resampled(self._errand, number, temperature_min))
 
     async def _begin(self) -> Sequence[turn_pb2.Hop]:
         """Hands the window over, planned anew while the replica finds it too large or no longer the session's."""

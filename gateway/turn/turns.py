@@ -26,7 +26,7 @@ from gateway.turn.drive import Means
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.output import Output
 from gateway.turn.work import Asked, Work, reading
-from gateway.validation.serving import Checks
+from gateway.validation.checks import Checks
 from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable, reason_name
 from services.rpc.deadlines import remaining_s, without_deadline
