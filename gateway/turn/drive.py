@@ -24,7 +24,7 @@ from gateway.turn.appends import OutputAppends
 from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
 from gateway.turn.form import check_window
-from gateway.turn.output import Output, OutputWriter
+from gateway.turn.output import Output, OutputWriter, sourced
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
 from gateway.validation.anew import resampled
@@ -63,11 +63,15 @@ class Drive:
         self._output = output
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
-        served = ServedReply(errand, self._stream(errand), means.caches, self._ledger, means.settings.caches)
+        served = ServedReply(
+            errand, self._stream(errand), means.caches, self._ledger, means.settings.caches, self._sourced
+        )
         self._reply = CheckedReply(served, self._anew, errand, means.shards, self._ledger, means.checks)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
         self._is_committing = False
+        # A cached answer that is held until it is judged.
+        self._held_source: turn_pb2.CacheUse | None = None
 
     async def run(self, opened: context_service_pb2.OpenTurnResponse, leg: Leg) -> turn_pb2.Turn:
         """Tells hops and pieces as they come, then `done`: the turn as it is committed.
@@ -122,11 +126,20 @@ class Drive:
                     elif isinstance(event, turn_pb2.RefusedTry):
                         self._output.tell(Event(refused=event))
                     else:
+                        if self._held_source is not None:
+                            self._output.tell(sourced(self._held_source))
+                            self._held_source = None
                         writer.put(event)
             await writer.finish()
         finally:
             writer.close()
             self._reply.close()
+
+    def _sourced(self, cache: turn_pb2.CacheUse | None) -> None:
+        """Tells where the reply comes from; of an answer that may yet be refused only once it is given."""
+        self._held_source = cache if self._means.checks.holds else None
+        if self._held_source is None:
+            self._output.tell(sourced(cache))
 
     def _stream(self, errand: Errand) -> ReplyStream:
         return ReplyStream(errand, self._means.replicas, self._means.settings, self._ledger, self._stop)

@@ -20,7 +20,7 @@ ALL_WORDS = (
     "the narrow way between two lands carries what has changed and nothing else so a long story stays where it was "
     "told while each new word crosses on its own and comes back with an answer that knows all of it"
 )
-PRICES = {"*": {"input": "10", "cached_input": "1", "output": "100"}}
+PRICES = {"*": {"input_micros": 10_000_000, "cached_input_micros": 1_000_000, "output_micros": 100_000_000}}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 5}}, "required": ["n"]}
 
 
@@ -143,7 +143,7 @@ async def test_a_form_is_told_or_tried_again(plain: Mesh, quick: Settings) -> No
 
 
 async def test_a_reply_that_is_held_is_taken_over_from_its_beginning(quick: Settings) -> None:
-    paced = changed(quick, "inference", scripted_tokens_per_s=12.0)
+    paced = changed(quick, "inference", scripted_tokens_per_s=6.0)
     checked = changed(paced, "gateway", validation={"forbidden": "retry", "forbidden_words": ["never said"]})
     async with running_mesh(checked, gateways=2) as mesh:
         other = mesh.gateway_room(1).address
