@@ -45,3 +45,9 @@ class ValidationSettings(Section):
     retry_temperature_min: float = Field(default=0.7, ge=0, le=2)
     # A reply that is judged as a whole is held so long; what is longer ends there, as by a length limit.
     held_bytes_max: int = Field(default=1 << 20, ge=1, le=4 << 20)
+    # This share of the turns is audited in the background, once its reply is committed. So many wait in the gateway for
+    # their way to the compressors' queue, and none is added where that has so many jobs: what is over is skipped, and
+    # counted.
+    audit_share: float = Field(default=0.0, ge=0, le=1)
+    audits_waiting_count_max: int = Field(default=1_000, ge=1)
+    audits_queue_count_max: int = Field(default=10_000, ge=1)
