@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
@@ -27,6 +28,8 @@ from services.valkey.failover import expected
 
 _LEXICAL: Final = "lexical"
 _MODEL: Final = "model:"
+# The audit has lost its object: nothing to do, and nothing to repair.
+GONE: Final = frozenset({errors_pb2.ERROR_REASON_NOT_FOUND, errors_pb2.ERROR_REASON_WINDOW_CHANGED})
 _log: Final = structlog.get_logger("critic")
 
 
@@ -48,7 +51,7 @@ class Auditor:
         self._router = router
         self._keeper = keeper
         self._settings = settings
-        self._metrics = metrics
+        self.metrics = metrics
         self._critic = CriticModel(router, settings.audits)
 
     async def audit(self, audited: AuditedTurn) -> None:
@@ -59,7 +62,7 @@ class Auditor:
             outcome = await self._audited(audited)
         except RedisError as error:
             raise expected(error) or UpstreamUnavailable(f"the audit cannot be kept: {error}") from error
-        self._metrics.audited(outcome)
+        self.metrics.audited(outcome)
 
     async def _audited(self, audited: AuditedTurn) -> str:
         sources = Sources(self._router, self._settings, audited.tenant, audited.session)
@@ -76,21 +79,28 @@ class Auditor:
         )
         if await self._keeper.has(audited.tenant, record):
             return "already"
-        text = without_calls(turn.output_text)
-        claims = await asyncio.to_thread(Claims, text, self._settings.audits.claims_count_max)
+        text = turn.output_text
+        claims = await asyncio.to_thread(Claims, without_calls(text), self._settings.audits.claims_count_max)
         is_cut = await self._read(sources, turn.receipt.window, claims)
         judged, method, fallback = await self._judged(audited, claims)
-        record = _told(record, text, judged, claims.more, method, fallback, is_cut=is_cut)
+        record = msgspec.structs.replace(
+            record,
+            method=method,
+            fallback=fallback,
+            claims=tuple(_claims(text, judged)),
+            claims_more=claims.more,
+            window_cut=is_cut,
+        )
         kept = await self._keeper.keep(audited.tenant, record)
         if kept is Kept.NEW:
-            self._metrics.judged(record)
+            self.metrics.judged(record)
             _log.info("reply judged", session=audited.session, turn=audited.number, **record.counts(), method=method)
         return kept.name.lower()
 
     async def _read(self, sources: Sources, report: turn_pb2.WindowReport, claims: Claims) -> bool:
         """Holds the claims against the window, as far as it may be read; whether there is more of it."""
         left = self._settings.audits.window_bytes_max
-        if not len(claims):
+        if not len(claims) or not report.item_count:
             return False
         async with aclosing(sources.window(report)) as items:
             async for item in items:
@@ -112,46 +122,21 @@ class Auditor:
             verdicts = await self._critic.verdicts(audited.tenant, name, claims.texts(), passages)
         except IsthmusError as error:
             _log.warning("critic model failed", turn=name, error=str(error))
-            self._metrics.fell_back()
+            self.metrics.fell_back()
             return judged, _LEXICAL, reason_name(error.reason)
         told = [replace(each, verdict=verdict) for each, verdict in zip(judged, verdicts, strict=True)]
         return told, f"{_MODEL}{critic}", ""
 
 
 def without_calls(text: str) -> str:
-    """A reply with its calls blanked out, so that places stay what they are: a call claims nothing."""
+    """A reply with its calls blanked out, so that places in characters stay what they are: a call claims nothing."""
     begin = text.find(OPEN)
     while begin >= 0:
         end = text.find(CLOSE, begin)
         end = len(text) if end < 0 else end + len(CLOSE)
-        gap = "".join("\n" if ord(letter) < 128 else letter for letter in text[begin:end])
-        text = text[:begin] + "\n" * len(gap) + text[end:]
+        text = text[:begin] + "\n" * (end - begin) + text[end:]
         begin = text.find(OPEN, end)
     return text
-
-
-def _told(
-    record: AuditRecord,
-    text: str,
-    judged: Sequence[Judged],
-    more: int,
-    method: str,
-    fallback: str,
-    *,
-    is_cut: bool,
-) -> AuditRecord:
-    return AuditRecord(
-        session=record.session,
-        turn=record.turn,
-        model=record.model,
-        end_ms=record.end_ms,
-        audit_ms=record.audit_ms,
-        method=method,
-        fallback=fallback,
-        claims=tuple(_claims(text, judged)),
-        claims_more=more,
-        window_cut=is_cut,
-    )
 
 
 def _claims(text: str, judged: Sequence[Judged]) -> Sequence[ClaimRecord]:
@@ -165,7 +150,3 @@ def _claims(text: str, judged: Sequence[Judged]) -> Sequence[ClaimRecord]:
         sequences = tuple(dict.fromkeys(passage.sequence for passage in each.passages))
         found.append(ClaimRecord(int(each.verdict), start_byte, size, each.score, sequences))
     return found
-
-
-GONE: Final = frozenset({errors_pb2.ERROR_REASON_NOT_FOUND, errors_pb2.ERROR_REASON_WINDOW_CHANGED})
-"""The audit has lost its object: nothing to do, and nothing to repair."""

@@ -53,7 +53,7 @@ def answered(text: str, count: int) -> list[Verdict]:
     """The verdicts on so many claims; ValueError for an answer that is not of the form."""
     said = json.loads(text)
     if not isinstance(said, dict):
-        raise ValueError("is no object")  # noqa: TRY004 - of a text, not of an argument
+        raise ValueError("is no object")
     try:
         return [_VERDICTS[said[f"c{number}"]] for number in range(1, count + 1)]
     except (KeyError, TypeError) as error:

@@ -23,9 +23,7 @@ class EventStream(Response[Any]):
     `headers_of` is asked for more headers once the first event is there.
     """
 
-    def __init__(
-        self, events: AsyncGenerator[bytes, None], headers_of: Callable[[], Mapping[str, str]] = dict
-    ) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], headers_of: Callable[[], Mapping[str, str]] = dict) -> None:
         super().__init__(content=None)
         self._events = events
         self._headers_of = headers_of

@@ -13,6 +13,7 @@ from isthmus.context.v1 import context_service_pb2, window_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
+from gateway.audits.sampling import AuditLine
 from gateway.background import Background
 from gateway.caches.caches import Caches
 from gateway.caches.serving import ServedReply
@@ -50,6 +51,7 @@ class Means:
     background: Background
     caches: Caches
     checks: Checks
+    audits: AuditLine
     settings: GatewaySettings
 
 
@@ -177,6 +179,7 @@ class Drive:
         receipt = priced(receipt, self._means.settings.limits)
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt, writer.piece_bytes)
         await self._reply.committed(committed.turn.name)
+        self._means.audits.committed(self._errand.tenant, committed.turn)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)
         # Else the turn as it is stored: every caller of the request gets the same one.

@@ -69,4 +69,3 @@ class Checks:
     @property
     def _over(self) -> Action:
         return Action(self.settings.retries_over)
-

@@ -158,9 +158,7 @@ class CheckedReply:
             # Its tokens would say what it does not.
             passed = Piece(text=text)
         else:
-            passed = Piece(
-                text=text, logprobs=piece.logprobs, token_ids=piece.token_ids, tokenizer=piece.tokenizer
-            )
+            passed = Piece(text=text, logprobs=piece.logprobs, token_ids=piece.token_ids, tokenizer=piece.tokenizer)
         if self._held is None:
             return passed
         self._held.put(passed)
@@ -224,4 +222,3 @@ class CheckedReply:
     @property
     def _is_last(self) -> bool:
         return self._number >= self._checks.settings.retries_count_max
-

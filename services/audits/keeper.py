@@ -44,8 +44,8 @@ class AuditKeeper:
 
     async def keep(self, tenant: str, record: AuditRecord) -> Kept:
         """Keeps an audit, once for a turn however often it is sent."""
-        settings = self._settings
-        arguments: list[Argument] = [record.name, encode(record), settings.kept_ms, settings.day_count_max, record.model]
+        bounds = self._settings.kept_ms, self._settings.day_count_max
+        arguments: list[Argument] = [record.name, encode(record), *bounds, record.model]
         for name, count in record.counts().items():
             arguments += [name, count]
         return Kept(await _RECORD(self._valkey, _keys(tenant, record.day, "verdicts", "order", "rates"), arguments))
@@ -66,7 +66,7 @@ class AuditKeeper:
         return found
 
     async def page(self, tenant: str, before: str, count: int) -> Sequence[tuple[str, AuditRecord]]:
-        """At most `count` audits with their names, newest first, from those before that name on; empty for the first."""
+        """At most `count` audits with their names, newest first, from behind the one of that name on."""
         page: list[tuple[str, AuditRecord]] = []
         for day in reversed(self._days(date.min, date.max)):
             if before and day > _day(before):

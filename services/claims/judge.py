@@ -121,25 +121,36 @@ class Claims:
         passages = tuple(sorted(claim.passages, reverse=True))
         if not passages:
             return Judged(claim.span, Verdict.UNSUPPORTED, 0.0)
-        best = passages[0]
         there = frozenset[str]().union(*(each.words for each in passages))
-        is_there = best.score >= SUPPORTED_MIN and numbers(claim.words) <= best.words
-        if not is_there:
+        is_there = any(_supports(claim, each) for each in passages)
+        if not is_there and not any(_negates(claim, each) for each in passages):
             is_there = share(claim.words, there) >= TOGETHER_MIN and numbers(claim.words) <= there
-        if any(_contradicts(claim, passage) for passage in passages):
-            verdict = Verdict.CONTRADICTED
+        if is_there:
+            verdict = Verdict.SUPPORTED
         else:
-            verdict = Verdict.SUPPORTED if is_there else Verdict.UNSUPPORTED
-        return Judged(claim.span, verdict, round(best.score, 3), passages)
+            is_contradicted = any(_contradicts(claim, each) for each in passages)
+            verdict = Verdict.CONTRADICTED if is_contradicted else Verdict.UNSUPPORTED
+        return Judged(claim.span, verdict, round(passages[0].score, 3), passages)
+
+
+def _supports(claim: _Claim, passage: Passage) -> bool:
+    """Whether the passage by itself says the same."""
+    is_there = passage.score >= SUPPORTED_MIN and numbers(claim.words) <= passage.words
+    return is_there and not _negates(claim, passage)
 
 
 def _contradicts(claim: _Claim, passage: Passage) -> bool:
     """Whether the passage is of the same thing and says another number of it, or that it is not so."""
-    said = stems(passage.last)
     own = numbers(claim.words)
     others = {word: weight for word, weight in claim.words.items() if word not in own}
-    if not others or share(others, said) < ABOUT_MIN:
-        return False
-    if own and not own <= passage.words and numbers(said) - own:
+    said = stems(passage.last)
+    if own and others and share(others, said) >= ABOUT_MIN and not own <= passage.words and numbers(said) - own:
         return True
-    return own <= said and is_negated(claim.text) != is_negated(passage.last)
+    return _negates(claim, passage)
+
+
+def _negates(claim: _Claim, passage: Passage) -> bool:
+    """Whether the passage's own sentence is of the same thing, and one of the two says that it is not so."""
+    said = stems(passage.last)
+    is_same = share(claim.words, said) >= ABOUT_MIN and numbers(claim.words) <= said
+    return is_same and is_negated(claim.text) != is_negated(passage.last)

@@ -27,25 +27,22 @@ _WORD: Final = re.compile(
 )
 _IS_UNSPACED: Final = re.compile(f"[{_UNSPACED}]")
 _GROUPED: Final = re.compile(r"\d{1,3}(?:,\d{3})+")
-_NUMBERS: Final = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
-NEGATIONS: Final = frozenset("not no never none nobody nothing neither nor without cannot".split())
-_FUNCTION: Final = (
-    frozenset(
-        "a about above after again all also an and any are as at be because been before being below between both but "
-        "by can could did do does doing down during each few for from further had has have having he her here hers him "
-        "his how i if in into is it its itself just may me might more most must my of off on once only or other ought "
-        "our ours out over own per same shall she should so some such than that the their theirs them then there these "
-        "they this those through thus to too under until up upon us very was we were what when where which while who "
-        "whom whose why will with would yet you your yours yes please sure however therefore".split()
-    )
-    | NEGATIONS
+_NUMBER_WORDS: Final = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
 )
+_NEGATION_WORDS: Final = "not no never none nobody nothing neither nor without cannot"
+_FUNCTION_WORDS: Final = (
+    "a about above after again all also an and any are as at be because been before being below between both but by "
+    "can could did do does doing down during each few for from further had has have having he her here hers him his "
+    "how i if in into is it its itself just may me might more most must my of off on once only or other ought our ours "
+    "out over own per same shall she should so some such than that the their theirs them then there these they this "
+    "those through thus to too under until up upon us very was we were what when where which while who whom whose why "
+    "will with would yet you your yours yes please sure however therefore"
+)
+_NUMBERS: Final = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
+NEGATIONS: Final = frozenset(_NEGATION_WORDS.split())
+_FUNCTION: Final = NEGATIONS.union(_FUNCTION_WORDS.split())
 # Endings that are cut off, what takes their place, and the least that has to be left.
 _ENDINGS: Final = (("ies", "y", 2), ("sses", "ss", 1), ("ing", "", 3), ("ed", "", 3), ("es", "", 3), ("ly", "", 4))
 

@@ -15,7 +15,7 @@ class AuditSettings(Section):
     # Claims of one reply that are judged, and of these so many with one call of the critic.
     claims_count_max: int = Field(default=64, ge=1, le=1_000)
     claims_per_call_max: int = Field(default=8, ge=1, le=64)
-    # What the critic reads with one call, claims and the passages nearest to them; what it may say; how long it may take.
+    # What the critic reads with one call, claims and the passages nearest to them; what it may say; how long it takes.
     evidence_bytes_max: int = Field(default=16_384, ge=256, le=131_072)
     verdict_tokens_max: int = Field(default=512, ge=16, le=4_096)
     critic_ms_max: int = Field(default=60_000, ge=1)

@@ -1,6 +1,8 @@
-"""What a reply says is looked up in texts: what stands in them is grounded, what stands nowhere is told by its place."""
+"""What a reply says is looked up in texts: what stands in them is grounded, the rest is told by its place."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -69,4 +71,4 @@ def test_what_is_said_again_is_grounded_and_places_are_in_order(reply: str) -> N
     assert (again.score, again.ungrounded) == (1.0, ())
     spans = list(sentences(reply))
     assert all(reply[start:end].strip() == reply[start:end] != "" for start, end in spans)
-    assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(spans))

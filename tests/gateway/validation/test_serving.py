@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -50,7 +51,7 @@ class Served:
     async def events(self) -> AsyncGenerator[Piece, None]:
         text = self.tries[0]
         places = [0, *sorted(min(cut, len(text)) for cut in self.cuts), len(text)]
-        for one, other in zip(places, places[1:], strict=False):
+        for one, other in pairwise(places):
             yield Piece(text=text[one:other])
 
     def reply(self) -> Reply:
