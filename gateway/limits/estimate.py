@@ -33,8 +33,10 @@ def counted(counts: turn_pb2.TokenCounts) -> Tokens:
 
 def spent(receipt: turn_pb2.Receipt) -> Tokens:
     """All that a turn had computed, the tries of its reply that checks refused among it."""
-    tries = [counted(each.tokens) for each in (receipt, *receipt.refused_tries)]
-    return Tokens(*(sum(each) for each in zip(*((one.input, one.cached, one.output) for one in tries), strict=True)))
+    tries = [counted(tokens) for tokens in (receipt.tokens, *(each.tokens for each in receipt.refused_tries))]
+    return Tokens(
+        sum(each.input for each in tries), sum(each.cached for each in tries), sum(each.output for each in tries)
+    )
 
 
 def priced(receipt: turn_pb2.Receipt, settings: LimitsSettings) -> turn_pb2.Receipt:

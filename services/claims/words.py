@@ -77,7 +77,7 @@ def numbers(words: Iterable[str]) -> frozenset[str]:
 
 def is_negated(sentence: str) -> bool:
     """Whether the sentence says that something is not so."""
-    words = [word.lower() for word in _WORD.findall(sentence)]
+    words: list[str] = [match[0].lower() for match in _WORD.finditer(sentence)]
     count = sum(word in NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in words)
     return count % 2 == 1
 

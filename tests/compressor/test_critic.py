@@ -55,7 +55,7 @@ async def list_audits(mesh: Mesh, count: int) -> Audits:
             listed = await stub.ListAudits(audit_service_pb2.ListAuditsRequest())
             return list(listed.audits) if len(listed.audits) >= count else []
 
-        return await eventually(found, message=f"{count} audits")
+        return await eventually(found, timeout_s=120, message=f"{count} audits")
 
 
 async def rate(mesh: Mesh, **fields: str) -> audit_service_pb2.HallucinationRate:
@@ -103,6 +103,7 @@ async def test_replies_are_judged_by_what_their_window_says(
         assert await keeper.page("another", "", 10) == []
 
         target = Target(mesh.grpc_target)
+        capsys.readouterr()
         await asyncio.to_thread(audits.rate, "", "", "", target, as_json=True)
         assert json.loads(capsys.readouterr().out)["total"]["audits"] == 3
         await asyncio.to_thread(audits.list_audits, 2, target, as_json=True)
