@@ -23,7 +23,7 @@ class CriticMetrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._audits = Counter(
-            "isthmus_audits", "Audits of turns, by what became of them.", ("outcome",), registry=self.registry
+            "isthmus_audits_ended", "Audits of turns, by what became of them.", ("outcome",), registry=self.registry
         )
         self._claims = Counter(
             "isthmus_audited_claims",

@@ -54,6 +54,7 @@ class Ledger:
         self._findings: Sequence[turn_pb2.Finding] = ()
         self._refused: list[turn_pb2.RefusedTry] = []
         self._try_began_at = received_at
+        self._released_at: float | None = None
         self._cache: turn_pb2.CacheUse | None = None
         self._durability: turn_pb2.DurabilityReport | None = None
 
@@ -114,8 +115,7 @@ class Ledger:
 
     def released(self, at: float) -> None:
         """A reply that was held until it was judged begins to go out."""
-        if self._first_text_at is not None:
-            self._first_text_at = at
+        self._released_at = at
 
     def stopped(self, output_tokens: int) -> None:
         """The reply was ended here when it had so many tokens; its engine says nothing more of it."""
@@ -169,7 +169,7 @@ class Ledger:
         return turn_pb2.Receipt(
             hops=self._hops,
             tokens=self._tokens,
-            ttft_ms=_ms((self._first_text_at or now) - self._received_at),
+            ttft_ms=_ms((self._released_at or self._first_text_at or now) - self._received_at),
             tokens_per_second=self._rate(),
             window=window,
             shard=self._shard,

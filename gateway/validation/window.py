@@ -30,7 +30,7 @@ async def look_up(
     """
     await asyncio.to_thread(_read, grounding, [item.text for item in manifest.new_items])
     end = manifest.prefix if manifest.new_items else manifest.end
-    if grounding.is_whole or not end.item_count:
+    if grounding.is_whole() or not end.item_count:
         return
     until = min(errand.until, time.monotonic() + settings.grounding_window_ms_max / 1000)
     left = settings.grounding_window_bytes_max
@@ -39,7 +39,7 @@ async def look_up(
             async for page in pages:
                 left -= sum(len(item.text.encode()) for item in page.items)
                 await asyncio.to_thread(_read, grounding, [item.text for item in page.items])
-                if grounding.is_whole:
+                if grounding.is_whole():
                     return
                 if left < 0:
                     raise Unread(f"the window is larger than {settings.grounding_window_bytes_max} bytes")

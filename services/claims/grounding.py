@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-from services.claims.words import Span, informative, sentences, share, stems
-
-# A sentence with fewer informative words says nothing that could be looked up.
-WORDS_COUNT_MIN: Final = 3
+from services.claims.words import WORDS_COUNT_MIN, Span, informative, sentences, share, stems
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,6 @@ class Grounding:
         self._missing = {word for _, words in self._claims for word in words}
         self._there: set[str] = set()
 
-    @property
     def is_whole(self) -> bool:
         """Whether all of it was there by now, so that nothing more need be read."""
         return not self._missing

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from services.claims.words import Span, informative, is_negated, numbers, sentences, share, stems
+from services.claims.words import WORDS_COUNT_MIN, Span, informative, is_negated, numbers, sentences, share, stems
 
-# A sentence with fewer informative words claims nothing that could be looked up.
-WORDS_COUNT_MIN: Final = 3
 # Of a claim's words so many have to stand together that it is supported, or that a passage is of the same thing.
 SUPPORTED_MIN: Final = 0.6
 ABOUT_MIN: Final = 0.6

@@ -17,6 +17,8 @@ Span = tuple[int, int]
 
 # A name or a number that stands nowhere is worse than any other word.
 WEIGHT_SHARP: Final = 2.5
+# A sentence with fewer informative words says nothing that could be looked up.
+WORDS_COUNT_MIN: Final = 3
 # A mark ends a sentence where a blank follows it; those of scripts without blanks always do.
 _SENTENCE: Final = re.compile(
     "[^\\s.!?\u3002\uff01\uff1f](?:[^.!?\u3002\uff01\uff1f\n]++|[.!?]++(?!\\s|$))*(?:[.!?]+|[\u3002\uff01\uff1f])?"

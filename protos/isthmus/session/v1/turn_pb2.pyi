@@ -353,7 +353,7 @@ class RefusedTry(_message.Message):
     """Who made it, and what it took; a try that was stopped as soon as the find was there has the tokens until then."""
     model: _builtins.str
     duration_ms: _builtins.float
-    """From the hand-over, or the refusal of the try before, to the refusal."""
+    """From the gateway's first byte in, or the refusal of the try before, to the refusal."""
     score: _builtins.float
     """What the check measured, where it measures."""
     @_builtins.property
