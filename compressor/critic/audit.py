@@ -107,7 +107,8 @@ class Auditor:
                 left -= len(item.text.encode())
                 if left < 0:
                     return True
-                await asyncio.to_thread(claims.read, item.text, item.first_sequence)
+                text = f"{item.author}: {item.text}" if item.author else item.text
+                await asyncio.to_thread(claims.read, text, item.first_sequence)
         return False
 
     async def _judged(self, audited: AuditedTurn, claims: Claims) -> tuple[Sequence[Judged], str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 import grpc.aio
@@ -28,7 +28,7 @@ async def look_up(
 
     Reads on only while something is missing. Raises Unread where the window is larger than may be read, or cannot be.
     """
-    await asyncio.to_thread(_read, grounding, [item.text for item in manifest.new_items])
+    await asyncio.to_thread(_read, grounding, manifest.new_items)
     end = manifest.prefix if manifest.new_items else manifest.end
     if grounding.is_whole() or not end.item_count:
         return
@@ -38,7 +38,7 @@ async def look_up(
         async with aclosing(_pages(shards, errand, manifest.epoch, end, until)) as pages:
             async for page in pages:
                 left -= sum(len(item.text.encode()) for item in page.items)
-                await asyncio.to_thread(_read, grounding, [item.text for item in page.items])
+                await asyncio.to_thread(_read, grounding, page.items)
                 if grounding.is_whole():
                     return
                 if left < 0:
@@ -62,6 +62,7 @@ async def _pages(
         call.cancel()
 
 
-def _read(grounding: Grounding, texts: list[str]) -> None:
-    for text in texts:
-        grounding.read(text)
+def _read(grounding: Grounding, items: Iterable[window_pb2.WindowItem]) -> None:
+    for item in items:
+        # Who said it may be what the reply says of it.
+        grounding.read(f"{item.author} {item.text}")

@@ -16,11 +16,11 @@ from typing import Final
 from services.claims.words import WORDS_COUNT_MIN, Span, informative, is_negated, numbers, sentences, share, stems
 
 # Of a claim's words so many have to stand together that it is supported, or that a passage is of the same thing.
-SUPPORTED_MIN: Final = 0.6
+SUPPORTED_MIN: Final = 0.5
 ABOUT_MIN: Final = 0.6
 # The same with the best passages together, for a claim that sums several up.
-TOGETHER_MIN: Final = 0.8
-PASSAGES_COUNT_MAX: Final = 3
+TOGETHER_MIN: Final = 0.65
+PASSAGES_COUNT_MAX: Final = 5
 PASSAGE_CHARS_MAX: Final = 1_000
 
 
