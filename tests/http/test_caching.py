@@ -100,7 +100,7 @@ async def test_an_error_comes_behind_what_was_told_before_it() -> None:
 async def test_who_leaves_while_it_is_held_leaves_nothing_behind() -> None:
     turn = Turn(ACCEPTED, None)
     async with aclosing(sourced().events(turn.told())) as told:
-        waiting = asyncio.create_task(anext(told))  # type: ignore[arg-type]
+        waiting = asyncio.create_task(anext(told))
         await turn.is_waiting.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
