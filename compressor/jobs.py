@@ -10,10 +10,11 @@ import structlog
 from docket import Docket, ExponentialRetry
 from isthmus.errors.v1 import errors_pb2
 
+from compressor.critic.audit import GONE, AuditedTurn, Auditor
 from compressor.segments import Segment, SegmentSummariser
 from services.config import CompressorSettings
 from services.errors import IsthmusError
-from services.jobs import SUMMARISE_SEGMENT
+from services.jobs import AUDIT_TURN, SUMMARISE_SEGMENT
 
 # The work has lost its object: nothing to do, and nothing to repair.
 _GONE: Final = frozenset({errors_pb2.ERROR_REASON_NOT_FOUND, errors_pb2.ERROR_REASON_SUMMARY_SOURCE_CHANGED})
@@ -54,3 +55,30 @@ def register(queue: Docket, summariser: SegmentSummariser, settings: CompressorS
                 log.error("summary given up", error=error.message)
 
     queue.register(summarise_segment, names=[SUMMARISE_SEGMENT])
+
+
+def register_audits(queue: Docket, auditor: Auditor, settings: CompressorSettings) -> None:
+    """The same with audits. One that is given up is counted."""
+    patience = ExponentialRetry(
+        attempts=settings.job_attempts_count_max,
+        minimum_delay=timedelta(milliseconds=settings.job_retry_ms_min),
+        maximum_delay=timedelta(milliseconds=settings.job_retry_ms_max),
+    )
+
+    async def audit_turn(tenant: str, session: str, turn: int, retry: ExponentialRetry = patience) -> None:
+        try:
+            await auditor.audit(AuditedTurn(tenant, session, turn))
+        except IsthmusError as error:
+            log = _log.bind(session=session, turn=turn, attempt=retry.attempt)
+            is_last = retry.attempt >= settings.job_attempts_count_max
+            if error.reason in GONE:
+                auditor.metrics.audited("gone")
+                log.info("audit not possible any more", error=error.message)
+            elif error.code in _TRANSIENT and not is_last:
+                log.warning("audit later", error=error.message, retry_ms=retry.delay // timedelta(milliseconds=1))
+                raise
+            else:
+                auditor.metrics.audited("given_up")
+                log.error("audit given up", error=error.message)
+
+    queue.register(audit_turn, names=[AUDIT_TURN])

@@ -10,14 +10,18 @@ from isthmus.compression.v1 import compression_service_pb2
 from isthmus.compression.v1.compression_service_pb2_grpc import add_CompressionServiceServicer_to_server
 
 from compressor.counting import COUNT_TOKENS
-from compressor.jobs import register
+from compressor.critic.audit import Auditor
+from compressor.critic.metrics import CriticMetrics
+from compressor.jobs import register, register_audits
 from compressor.segments import COMMIT_SUMMARY, READ_FRAGMENTS, SegmentSummariser
 from compressor.service import CompressionServicer
 from services import jobs, valkey
+from services.audits.keeper import AuditKeeper
 from services.config import CompressorSettings
 from services.job_worker import JobWorker, Pace
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
+from services.metrics_http import MetricsServer
 from services.router import INFERENCE, STORE, Router
 from services.rpc import Channels, GrpcServer
 
@@ -33,6 +37,8 @@ class CompressorRoom:
         self._server: GrpcServer | None = None
         self._worker: JobWorker | None = None
         self.address = ""
+        # Of `/metrics`, where it is served.
+        self.http_address = ""
 
     async def start(self) -> None:
         """Connects, binds, announces, and takes the first job."""
@@ -50,7 +56,10 @@ class CompressorRoom:
         announcer = Announcer(client, settings.membership, member, context.lifecycle)
         await announcer.start()
         self._resources.push_async_callback(announcer.stop)
-        await self._work(router)
+        metrics = CriticMetrics()
+        await self._serve_metrics(metrics)
+        auditor = Auditor(router, AuditKeeper(client, settings.compressor.audits), settings.compressor, metrics)
+        await self._work(router, auditor)
         context.lifecycle.move(State.READY)
 
     async def drain(self) -> None:
@@ -74,13 +83,21 @@ class CompressorRoom:
         self._resources.push_async_callback(server.stop)
         return address
 
-    async def _work(self, router: Router) -> None:
+    async def _serve_metrics(self, metrics: CriticMetrics) -> None:
+        if self._context.http_listen is not None:
+            server = MetricsServer(metrics.exposition, self._context.http_listen)
+            await server.start()
+            self._resources.push_async_callback(server.stop)
+            self.http_address = server.address
+
+    async def _work(self, router: Router, auditor: Auditor) -> None:
         settings = self._context.settings
         # One line a job is ours to write; docket would add a traceback for each attempt that is simply too early.
         logging.getLogger("docket.worker").setLevel(logging.WARNING)
         logging.getLogger("docket.dependencies").setLevel(logging.CRITICAL)
         queue = await self._resources.enter_async_context(jobs.docket(settings))
         register(queue, SegmentSummariser(router, settings.compressor), settings.compressor)
+        register_audits(queue, auditor, settings.compressor)
         worker = self._worker = JobWorker(queue, _pace(settings.compressor), self._context.member_id)
         worker.start()
         self._resources.push_async_callback(worker.stop)

@@ -27,17 +27,25 @@ class TurnMetrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._refused = Counter(
+            "isthmus_refused_tries",
+            "Tries of replies that a check refused, of turns done here.",
+            ("check",),
+            registry=self.registry,
+        )
         self._tokens = Counter("isthmus_tokens", "Tokens of turns done here.", ("kind",), registry=self.registry)
 
     def done(self, receipt: turn_pb2.Receipt) -> None:
         """A turn that was driven here has its reply durable."""
         self._turns.labels("done").inc()
         self._ttft.observe(receipt.ttft_ms / 1000)
-        tokens = receipt.tokens
-        self._tokens.labels("new").inc(tokens.new_tokens)
-        self._tokens.labels("reused").inc(tokens.reused_tokens)
-        self._tokens.labels("cached").inc(tokens.cached_tokens)
-        self._tokens.labels("output").inc(tokens.output_tokens)
+        for tried in receipt.refused_tries:
+            self._refused.labels(tried.check).inc()
+        for tokens in (receipt.tokens, *(tried.tokens for tried in receipt.refused_tries)):
+            self._tokens.labels("new").inc(tokens.new_tokens)
+            self._tokens.labels("reused").inc(tokens.reused_tokens)
+            self._tokens.labels("cached").inc(tokens.cached_tokens)
+            self._tokens.labels("output").inc(tokens.output_tokens)
 
     def replayed(self) -> None:
         """A call got the reply of a turn that another call drove, or had driven."""

@@ -7,13 +7,22 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from google.longrunning import operations_pb2, operations_pb2_grpc  # type: ignore[import-untyped]
-from isthmus.gateway.v1 import cache_service_pb2, cache_service_pb2_grpc, pool_service_pb2, pool_service_pb2_grpc
+from isthmus.gateway.v1 import (
+    audit_service_pb2,
+    audit_service_pb2_grpc,
+    cache_service_pb2,
+    cache_service_pb2_grpc,
+    pool_service_pb2,
+    pool_service_pb2_grpc,
+)
 from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
 from gateway.access.jwks import Jwks
 from gateway.access.rpc import admitting
 from gateway.access.tokens import EitherGate, TokenGate
+from gateway.audits.sampling import AuditLine
+from gateway.audits.service import AuditServicer
 from gateway.backend import Backend
 from gateway.caches.caches import Caches
 from gateway.caches.keeper import Keeper
@@ -38,6 +47,7 @@ from gateway.shards import Shards
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.turns import TurnDriver
 from services import valkey
+from services.audits.keeper import AuditKeeper
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
 from services.router import INFERENCE, STORE, Router
@@ -167,7 +177,10 @@ class GatewayRoom:
         self._closing.push_async_callback(caches.aclose)
         backend = Backend(shards, replicas, driven, forgetting, settings, caches)
         admission = Admission(self._limiter, replicas, settings.gateway, self._limit_metrics)
-        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission, caches)
+        audits = AuditLine(settings, self._context.member_id)
+        audits.start()
+        self._closing.push_async_callback(audits.stop)
+        turns = self._turns = TurnDriver(shards, replicas, driven, settings.gateway, admission, caches, audits)
         turns.metrics.registry.register(PoolMetrics(replicas.pools))
         self._closing.push_async_callback(turns.ended)
         jobs = self._jobs = TurnJobs(connection, backend, turns, shards, settings, self._context.member_id)
@@ -185,6 +198,11 @@ class GatewayRoom:
             cache_service_pb2_grpc.add_CacheServiceServicer_to_server,
             CacheServicer(caches, backend),
             cache_service_pb2.DESCRIPTOR,
+        )
+        self._server.add(
+            audit_service_pb2_grpc.add_AuditServiceServicer_to_server,
+            AuditServicer(AuditKeeper(connection, settings.compressor.audits)),
+            audit_service_pb2.DESCRIPTOR,
         )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)

@@ -28,7 +28,6 @@ from inference.engine import (
 )
 from inference.generation import Generator
 from inference.metrics import InferenceMetrics
-from inference.metrics_http import MetricsServer
 from inference.model_files import ModelFiles
 from inference.models import configured_model
 from inference.service import InferenceServicer
@@ -41,6 +40,7 @@ from services import valkey
 from services.config import ConfigError
 from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
+from services.metrics_http import MetricsServer
 from services.router import (
     INFERENCE,
     LABEL_ADAPTERS,

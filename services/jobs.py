@@ -19,12 +19,18 @@ from services.config import Settings, ValkeySettings
 from services.valkey import address
 
 SUMMARISE_SEGMENT: Final = "summarise_segment"
+AUDIT_TURN: Final = "audit_turn"
 _KEY_BYTES: Final = 16
 
 
 async def summarise_segment(tenant: str, session: str, first_sequence: int, last_sequence: int) -> None:
     """Makes the level-1 summary of a segment, both ends included. The compressor registers the one that works."""
     raise RuntimeError(f"{SUMMARISE_SEGMENT} runs in the compressor; here it is only declared")
+
+
+async def audit_turn(tenant: str, session: str, turn: int) -> None:
+    """Judges a turn's reply against what it was made from. The compressor registers the one that works."""
+    raise RuntimeError(f"{AUDIT_TURN} runs in the compressor; here it is only declared")
 
 
 @asynccontextmanager
@@ -67,6 +73,11 @@ async def enqueue_segment(queue: Docket, tenant: str, session: str, first_sequen
         queue.register(summarise_segment)
     add = queue.add(SUMMARISE_SEGMENT, key=segment_key(tenant, session, first_sequence, last_sequence))
     await add(tenant, session, first_sequence, last_sequence)
+
+
+def audit_key(tenant: str, session: str, turn: int) -> str:
+    """As `segment_key`, of the audit of a turn."""
+    return blake2b(f"{AUDIT_TURN}:{tenant}/{session}/{turn}".encode(), digest_size=_KEY_BYTES).hexdigest()
 
 
 async def cancel_segments(queue: Docket, tenant: str, session: str, segments: Iterable[tuple[int, int]]) -> None:

@@ -87,6 +87,7 @@ TABLE: Final = (
 OPEN_PATHS: Final = ("/healthz", "/health", "/metrics", "/schema")
 
 _CACHES: Final = "/isthmus.gateway.v1.CacheService/"
+_AUDITS: Final = "/isthmus.gateway.v1.AuditService/"
 _RPCS: Final = {
     **{
         (OPERATIONS if name.endswith(("Operation", "Operations")) else SERVICE) + name: row.scope
@@ -95,6 +96,8 @@ _RPCS: Final = {
     },
     _CACHES + "GetCacheReport": Scope.SESSIONS_READ,
     _CACHES + "MarkWrong": Scope.TURNS,
+    _AUDITS + "GetHallucinationRate": Scope.SESSIONS_READ,
+    _AUDITS + "ListAudits": Scope.SESSIONS_READ,
 }
 _ROUTES: Final = {route: row.scope for row in TABLE for route in row.routes}
 

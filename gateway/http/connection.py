@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -18,21 +18,26 @@ _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-con
 
 
 class EventStream(Response[Any]):
-    """Server-sent events. Whatever is raised before the first one is still answered as an error of its own status."""
+    """Server-sent events. Whatever is raised before the first one is still answered as an error of its own status.
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    `headers_of` is asked for more headers once the first event is there.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers_of: Callable[[], Mapping[str, str]] = dict) -> None:
         super().__init__(content=None)
         self._events = events
+        self._headers_of = headers_of
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
         """The response as Litestar sends it."""
-        return _Pump(self._events)
+        return _Pump(self._events, self._headers_of)
 
 
 class _Pump(ASGIResponse):
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], headers_of: Callable[[], Mapping[str, str]]) -> None:
         super().__init__()
         self._events = events
+        self._headers_of = headers_of
         self._is_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +60,8 @@ class _Pump(ASGIResponse):
     async def _begin(self, send: Send) -> None:
         if not self._is_started:
             self._is_started = True
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            more = [(name.lower().encode(), value.encode()) for name, value in self._headers_of().items()]
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -55,7 +55,7 @@ async def create_response(data: JSONBody[CreateResponse], request: BoundedReques
     asked.turn.on_disconnect = on_disconnect(request)
     run = TurnRun(edge, asked, request.state.received_at)
     if data.stream:
-        return EventStream(run.stream())
+        return EventStream(run.stream(), lambda: run.headers)
     return Answer(await while_connected(request.receive, run.answer()), headers=run.headers)
 
 

@@ -9,7 +9,7 @@ import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2
 
-from gateway.http.caching import headers_of
+from gateway.http.caching import Sourced, headers_of
 from gateway.http.echoes import labelled
 from gateway.http.edge import Edge
 from gateway.http.errors import naming
@@ -32,7 +32,7 @@ class TurnRun:
         self._received_at = received_at
         self._is_accepted = False
         self._is_streamed = False
-        # Of the answer, once it is there.
+        # Of the answer, once it is there; of a stream with its first event.
         self.headers: dict[str, str] = {}
 
     async def answer(self) -> Response:
@@ -48,8 +48,10 @@ class TurnRun:
         """The events as they come. What fails before the turn is accepted is raised, what fails later is an event."""
         self._is_streamed = True
         telling = Telling(lambda: self._request.echo, self._request.turn.params)
-        async with aclosing(telling.told(self._events())) as events:
+        sourced = Sourced(self._request.turn, self._edge.settings.caches)
+        async with aclosing(telling.told(sourced.events(self._events()))) as events:
             async for event in events:
+                self.headers = sourced.headers
                 yield event
 
     async def _events(self) -> AsyncGenerator[session_service_pb2.RunTurnResponse, None]:

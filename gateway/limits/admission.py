@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from isthmus.session.v1 import message_pb2, session_service_pb2, turn_pb2
 
-from gateway.limits.estimate import Windows, counted, estimate, tokens_of_bytes
+from gateway.limits.estimate import Windows, estimate, spent, tokens_of_bytes
 from gateway.limits.limiter import Limiter, Ticket
 from gateway.limits.metrics import LimitMetrics
 from gateway.limits.queue import TurnQueue
@@ -36,6 +36,8 @@ class Entry:
         self.ticket: Ticket | None = None
         self._is_generating = False
         self._output_bytes = 0
+        # Tries of the reply that checks refused.
+        self._refused = turn_pb2.Receipt()
         self._receipt: turn_pb2.Receipt | None = None
         self._settling: asyncio.Task[None] | None = None
 
@@ -45,12 +47,15 @@ class Entry:
 
         Nothing where another gateway drives the turn: there it was let in, and there it is paid for.
         """
+        refused = spent(self._refused)
         if not self._is_generating:
-            return Tokens()
+            return refused
         if self._receipt is not None:
-            return counted(self._receipt.tokens)
+            return spent(self._receipt)
         output = tokens_of_bytes(self._output_bytes) if self._output_bytes else 0
-        return Tokens(self.estimated.input, self.estimated.cached, output)
+        return Tokens(
+            refused.input + self.estimated.input, refused.cached + self.estimated.cached, refused.output + output
+        )
 
     def see(self, event: Event) -> None:
         """An event of the turn, before it is told: `done` settles it."""
@@ -59,7 +64,12 @@ class Entry:
                 self._is_generating |= event.hop.name == GATEWAY_INFERENCE
             case "delta":
                 self._output_bytes += len(event.delta.text.encode())
+            case "refused":
+                self._is_generating = False
+                self._refused.refused_tries.append(event.refused)
             case "done":
+                # A cached answer may follow on a try that was paid for.
+                self._is_generating |= bool(self._refused.refused_tries)
                 self._receipt = event.done.turn.receipt
                 self._admission.seen(self.tenant, self.session, self._receipt)
                 self.settle(self.spent)

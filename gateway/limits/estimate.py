@@ -31,11 +31,19 @@ def counted(counts: turn_pb2.TokenCounts) -> Tokens:
     return Tokens(counts.window_tokens - cached, cached, counts.output_tokens)
 
 
+def spent(receipt: turn_pb2.Receipt) -> Tokens:
+    """All that a turn had computed, the tries of its reply that checks refused among it."""
+    tries = [counted(tokens) for tokens in (receipt.tokens, *(each.tokens for each in receipt.refused_tries))]
+    return Tokens(
+        sum(each.input for each in tries), sum(each.cached for each in tries), sum(each.output for each in tries)
+    )
+
+
 def priced(receipt: turn_pb2.Receipt, settings: LimitsSettings) -> turn_pb2.Receipt:
     """The receipt with what it comes to, where its model has a price."""
     price = price_of(settings.prices, receipt.model)
     if price is not None:
-        micros = cost_micros(counted(receipt.tokens), price)
+        micros = cost_micros(spent(receipt), price)
         receipt.cost.CopyFrom(turn_pb2.Cost(micros=micros, currency=settings.currency))
     return receipt
 

@@ -13,6 +13,7 @@ from isthmus.context.v1 import context_service_pb2, window_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
+from gateway.audits.sampling import AuditLine
 from gateway.background import Background
 from gateway.caches.caches import Caches
 from gateway.caches.serving import ServedReply
@@ -23,11 +24,13 @@ from gateway.turn import lease
 from gateway.turn.appends import OutputAppends
 from gateway.turn.calls import Errand, TurnCalls, lease_of
 from gateway.turn.driven import DrivenTurns, Stop
-from gateway.turn.form import check_reply, check_window, has_form
-from gateway.turn.output import Output, OutputWriter
+from gateway.turn.form import check_window
+from gateway.turn.output import Output, OutputWriter, sourced
 from gateway.turn.receipt import Ledger, Leg, committed_hops
 from gateway.turn.reply import ReplyStream
-from gateway.validation.serving import CheckedReply, Checks
+from gateway.validation.anew import resampled
+from gateway.validation.checks import Checks
+from gateway.validation.serving import CheckedReply
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.telemetry import current_trace_id
@@ -48,6 +51,7 @@ class Means:
     background: Background
     caches: Caches
     checks: Checks
+    audits: AuditLine
     settings: GatewaySettings
 
 
@@ -61,12 +65,15 @@ class Drive:
         self._output = output
         self._stop = Stop()
         self._ledger = Ledger(errand.received_at)
-        replies = ReplyStream(errand, means.replicas, means.settings, self._ledger, self._stop)
-        served = ServedReply(errand, replies, means.caches, self._ledger, means.settings.caches)
-        self._reply = CheckedReply(served, self._ledger, means.checks)
+        served = ServedReply(
+            errand, self._stream(errand), means.caches, self._ledger, means.settings.caches, self._sourced
+        )
+        self._reply = CheckedReply(served, self._anew, errand, means.shards, self._ledger, means.checks)
         self._manifest = window_pb2.Manifest()
         self._lease = context_service_pb2.TurnLease()
         self._is_committing = False
+        # A cached answer that is held until it is judged.
+        self._held_source: turn_pb2.CacheUse | None = None
 
     async def run(self, opened: context_service_pb2.OpenTurnResponse, leg: Leg) -> turn_pb2.Turn:
         """Tells hops and pieces as they come, then `done`: the turn as it is committed.
@@ -85,8 +92,6 @@ class Drive:
                     self._tell(self._ledger.opened(leg, opened))
                     writer = await self._writer(opened)
                     await self._generate(writer)
-                    if has_form(self._errand.request.params):
-                        await asyncio.to_thread(check_reply, self._errand.request.params, self._reply.reply())
                     committing = self._commit(writer)
                     turn, added = await asyncio.shield(committing)
         except Exception as error:
@@ -120,12 +125,31 @@ class Drive:
                 async for event in events:
                     if isinstance(event, turn_pb2.Hop):
                         self._tell([event])
+                    elif isinstance(event, turn_pb2.RefusedTry):
+                        self._output.tell(Event(refused=event))
                     else:
+                        if self._held_source is not None:
+                            self._output.tell(sourced(self._held_source))
+                            self._held_source = None
                         writer.put(event)
             await writer.finish()
         finally:
             writer.close()
             self._reply.close()
+
+    def _sourced(self, cache: turn_pb2.CacheUse | None) -> None:
+        """Tells where the reply comes from; of an answer that may yet be refused only once it is given."""
+        self._held_source = cache if self._means.checks.holds else None
+        if self._held_source is None:
+            self._output.tell(sourced(cache))
+
+    def _stream(self, errand: Errand) -> ReplyStream:
+        return ReplyStream(errand, self._means.replicas, self._means.settings, self._ledger, self._stop)
+
+    def _anew(self, number: int) -> ReplyStream:
+        """Another try of the reply."""
+        temperature_min = self._means.settings.validation.retry_temperature_min
+        return self._stream(resampled(self._errand, number, temperature_min))
 
     async def _begin(self) -> Sequence[turn_pb2.Hop]:
         """Hands the window over, planned anew while the replica finds it too large or no longer the session's."""
@@ -155,6 +179,7 @@ class Drive:
         receipt = priced(receipt, self._means.settings.limits)
         committed, leg = await self._calls.commit(self._lease, self._reply.reply(), receipt, writer.piece_bytes)
         await self._reply.committed(committed.turn.name)
+        self._means.audits.committed(self._errand.tenant, committed.turn)
         if committed.durability.degraded:
             committed.turn.receipt.durability.CopyFrom(committed.durability)
         # Else the turn as it is stored: every caller of the request gets the same one.

@@ -10,7 +10,7 @@ from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.shards import Shards
 from gateway.turn.calls import Place, wait_turn
-from gateway.turn.output import Output, pieces_of
+from gateway.turn.output import Output, pieces_of, sourced
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 
@@ -61,6 +61,8 @@ def tell_closed(turn: turn_pb2.Turn, output: Output) -> None:
         raise IsthmusError(errors_pb2.ERROR_REASON_LEASE_LOST, message)
     if turn.state != turn_pb2.Turn.STATE_DONE:
         raise IsthmusError(turn.error.reason, turn.error.message)
+    if turn.receipt.HasField("cache"):
+        output.tell(sourced(turn.receipt.cache))
     for number, piece in enumerate(pieces_of(turn.output_text, turn.piece_bytes), 1):
         output.tell_piece(number, piece)
     output.tell(Event(done=Event.Done(turn=turn)))

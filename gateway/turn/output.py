@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from isthmus.context.v1 import context_service_pb2
-from isthmus.session.v1 import session_service_pb2
+from isthmus.session.v1 import session_service_pb2, turn_pb2
 
 from gateway.turn.appends import OutputAppends
 from gateway.turn.calls import Errand
@@ -202,6 +202,11 @@ class OutputWriter:
 
 def _is_heard(piece: Piece) -> bool:
     return bool(piece.text or piece.logprobs)
+
+
+def sourced(cache: turn_pb2.CacheUse | None) -> Event:
+    """Where a reply comes from: a cached answer, or None where it is generated."""
+    return Event(source=Event.Source(cache=cache))
 
 
 def pieces_of(text: str, piece_bytes: Sequence[int]) -> Iterator[Piece]:

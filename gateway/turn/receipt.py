@@ -52,6 +52,9 @@ class Ledger:
         # What is known of the next replica before it has the window.
         self._lost: turn_pb2.Continuation | None = None
         self._findings: Sequence[turn_pb2.Finding] = ()
+        self._refused: list[turn_pb2.RefusedTry] = []
+        self._try_began_at = received_at
+        self._released_at: float | None = None
         self._cache: turn_pb2.CacheUse | None = None
         self._durability: turn_pb2.DurabilityReport | None = None
 
@@ -110,6 +113,34 @@ class Ledger:
         self._cache, self._model = use, model
         self._first_text_at = self._last_text_at = at
 
+    def released(self, at: float) -> None:
+        """A reply that was held until it was judged begins to go out."""
+        self._released_at = at
+
+    def stopped(self, output_tokens: int) -> None:
+        """The reply was ended here when it had so many tokens; its engine says nothing more of it."""
+        self._tokens.output_tokens = max(self._tokens.output_tokens, output_tokens)
+
+    def refused(
+        self, at: float, check: str, kind: str, output_tokens: int, score: float | None = None
+    ) -> turn_pb2.RefusedTry:
+        """A check refused the reply when it had so many tokens. What follows is counted from nothing."""
+        self.stopped(output_tokens)
+        tried = turn_pb2.RefusedTry(
+            check=check,
+            kind=kind,
+            replica=self._replica,
+            model=self._model,
+            tokens=self._tokens,
+            duration_ms=_ms(at - self._try_began_at),
+            score=score,
+        )
+        self._refused.append(tried)
+        self._tokens = turn_pb2.TokenCounts()
+        self._first_text_at, self._last_text_at, self._try_began_at = None, at, at
+        self._cache, self._hand_over, self._paused_at, self._lost = None, None, None, None
+        return tried
+
     def found(self, findings: Sequence[turn_pb2.Finding]) -> None:
         """What checks of the reply have found."""
         self._findings = findings
@@ -138,7 +169,7 @@ class Ledger:
         return turn_pb2.Receipt(
             hops=self._hops,
             tokens=self._tokens,
-            ttft_ms=_ms((self._first_text_at or now) - self._received_at),
+            ttft_ms=_ms((self._released_at or self._first_text_at or now) - self._received_at),
             tokens_per_second=self._rate(),
             window=window,
             shard=self._shard,
@@ -152,6 +183,7 @@ class Ledger:
             continuations=self._continuations,
             cache=self._cache,
             findings=self._findings,
+            refused_tries=self._refused,
         )
 
     def _resumed(self, at: float) -> None:

@@ -57,6 +57,11 @@ class ReplyStream:
         """Whether any of it was given out, so that no other reply can take this one's place."""
         return self._emitted.given_out
 
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that it has by now, those that replicas before this one made among them."""
+        return self._emitted.tokens
+
     def resume(self, said: Iterable[Piece]) -> None:
         """Before `begin`: the reply goes on behind what another driver had it say."""
         for piece in said:

@@ -13,6 +13,7 @@ from isthmus.context.v1 import context_service_pb2
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2, turn_pb2
 
+from gateway.audits.sampling import AuditLine
 from gateway.background import Background
 from gateway.caches.caches import Caches
 from gateway.limits.admission import Admission, Entry
@@ -26,7 +27,7 @@ from gateway.turn.drive import Means
 from gateway.turn.driven import DrivenTurns
 from gateway.turn.output import Output
 from gateway.turn.work import Asked, Work, reading
-from gateway.validation.serving import Checks
+from gateway.validation.checks import Checks
 from services.config import GatewaySettings
 from services.errors import IsthmusError, UpstreamUnavailable, reason_name
 from services.rpc.deadlines import remaining_s, without_deadline
@@ -48,17 +49,19 @@ class TurnDriver:
         settings: GatewaySettings,
         admission: Admission,
         caches: Caches,
+        audits: AuditLine,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._background = Background()
         appends = OutputAppends(shards, settings)
         checks = Checks(settings.validation)
-        self._means = Means(shards, replicas, appends, driven, self._background, caches, checks, settings)
+        self._means = Means(shards, replicas, appends, driven, self._background, caches, checks, audits, settings)
         self._settings = settings
         self.admission = admission
         self._random_bytes = random_bytes
         self.metrics = TurnMetrics()
         admission.metrics.register(self.metrics.registry)
+        audits.register(self.metrics.registry)
         self._running = 0
         self._readers = 0
         self._idle = asyncio.Event()

@@ -19,6 +19,7 @@ class Action(StrEnum):
     FLAG = "flag"
     REDACT = "redact"
     BLOCK = "block"
+    RETRY = "retry"
 
 
 class Blocked(Exception):  # noqa: N818 - no error of anybody's, but what was asked for
@@ -82,6 +83,6 @@ class Filter:
     def _acted(self, match: Match) -> str:
         self.found[match.check, match.kind] += 1
         action = self._actions[match.check]
-        if action is Action.BLOCK:
+        if action in (Action.BLOCK, Action.RETRY):
             raise Blocked(match)
         return f"[{match.kind}]" if action is Action.REDACT else self._text[match.start : match.end]

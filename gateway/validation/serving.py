@@ -2,61 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeAlias
 
 from isthmus.context.v1 import context_service_pb2, window_pb2
-from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import turn_pb2
 
 from gateway.caches.serving import ServedReply
-from gateway.turn.calls import Reply
+from gateway.shards import Shards
+from gateway.turn.calls import Errand, Reply
 from gateway.turn.receipt import Ledger
-from gateway.validation import forbidden, grounding, personal
-from gateway.validation.check import Check
-from gateway.validation.filter import Action, Blocked, Filter
-from services.config import ConfigError, ValidationSettings
-from services.errors import IsthmusError
+from gateway.turn.reply import ReplyStream
+from gateway.validation.checks import FORM, GROUNDING, Checks
+from gateway.validation.filter import Action, Blocked
+from gateway.validation.held import Held
+from gateway.validation.judging import Judging, Problem
 
 Piece = context_service_pb2.OutputPiece
+Event: TypeAlias = Piece | turn_pb2.Hop | turn_pb2.RefusedTry
 _TOLD: Final = {
     Action.FLAG: turn_pb2.Finding.ACTION_FLAGGED,
     Action.REDACT: turn_pb2.Finding.ACTION_REDACTED,
 }
 
 
-class Checks:
-    """The checks that the settings ask for. Raises ConfigError for a pattern that could take forever."""
+class Refusal(Exception):  # noqa: N818 - no error of anybody's, but what was asked for
+    """This try is not given out; `action` says what becomes of the turn."""
 
-    def __init__(self, settings: ValidationSettings) -> None:
-        self.settings = settings
-        self.checks: list[tuple[Check, Action]] = []
-        if settings.personal_data != "off":
-            self.checks.append((personal.CHECK, Action(settings.personal_data)))
-        if settings.forbidden != "off":
-            try:
-                check = forbidden.Forbidden(settings.forbidden_words, settings.forbidden_patterns)
-            except ValueError as error:
-                raise ConfigError(f"gateway.validation.forbidden_patterns: {error}") from None
-            self.checks.append((check, Action(settings.forbidden)))
-
-    @property
-    def redacts(self) -> bool:
-        """Whether tokens as they are would tell what the text does not."""
-        return any(action is not Action.FLAG for _, action in self.checks)
+    def __init__(self, problem: Problem, action: Action) -> None:
+        super().__init__(f"{problem.check}: {problem.kind}")
+        self.problem = problem
+        self.action = action
 
 
 class CheckedReply:
-    """`begin`, then `events` once, `reply` after that, `close` in any case, and `committed` once the turn is done."""
+    """`begin`, then `events` once, `reply` after that, `close` in any case, and `committed` once the turn is done.
 
-    def __init__(self, served: ServedReply, ledger: Ledger, checks: Checks) -> None:
+    A try that is refused is replaced by one that `anew` makes: the number of that, from 1 on.
+    """
+
+    def __init__(
+        self,
+        served: ServedReply,
+        anew: Callable[[int], ReplyStream],
+        errand: Errand,
+        shards: Shards,
+        ledger: Ledger,
+        checks: Checks,
+    ) -> None:
         self._served = served
+        self._anew = anew
+        self._errand = errand
         self._ledger = ledger
         self._checks = checks
-        self._filter = Filter(checks.checks)
+        self._judging = Judging(errand, shards, checks)
         self._manifest = window_pb2.Manifest()
+        self._said: Sequence[Piece] = ()
+        self._number = 0
+        self._filter = checks.filter(is_last=self._is_last)
+        self._held: Held | None = None
         self._parts: list[str] = []
+        self._is_cut = False
+        self._found: list[turn_pb2.Finding] = []
 
     @property
     def finished_hops(self) -> Sequence[turn_pb2.Hop]:
@@ -69,71 +78,147 @@ class CheckedReply:
         return await self._served.begin(manifest)
 
     def resume(self, said: Sequence[Piece]) -> None:
-        """As ServedReply has it: what was said has been looked through."""
-        self._parts += [piece.text for piece in said]
+        """As ServedReply has it: what was said has been looked through, and is behind every try."""
+        self._said = said
+        self._parts = [piece.text for piece in said]
         self._served.resume(said)
 
-    async def events(self) -> AsyncGenerator[Piece | turn_pb2.Hop, None]:
-        """The reply as it comes, what may still become a find held back. Raises CONTENT_BLOCKED."""
-        try:
-            async with aclosing(self._served.events()) as events:
-                async for event in events:
-                    yield event if isinstance(event, turn_pb2.Hop) else self._passed(event)
-            if rest := self._filter.finish():
-                self._parts.append(rest)
-                yield Piece(text=rest)
-        except Blocked as blocked:
-            raise _refusal(blocked) from None
-        self._ledger.found(self._findings())
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The reply as it comes, what may still become a find held back; where a check needs the whole reply, nothing
+        before that has judged it, and a try that is refused as what it took. Raises CONTENT_BLOCKED, OUTPUT_INVALID.
+        """
+        while True:
+            try:
+                async with aclosing(self._tried()) as events:
+                    async for event in events:
+                        yield event
+                break
+            except Refusal as raised:
+                refusal = raised
+            problem = refusal.problem
+            if self._checks.holds:
+                tokens = self._served.output_tokens
+                yield self._ledger.refused(time.monotonic(), problem.check, problem.kind, tokens, problem.score)
+            if refusal.action is not Action.RETRY or time.monotonic() >= self._errand.until:
+                raise problem.error(self._number + 1)
+            for hop in await self._begin_anew():
+                yield hop
+        self._ledger.found(self._found)
 
     def reply(self) -> Reply:
         """The whole reply as the client has it, once `events` has ended."""
         made = self._served.reply()
-        return Reply("".join(self._parts), made.finish_reason, made.counts) if self._parts else made
+        reason = turn_pb2.FINISH_REASON_LENGTH if self._is_cut else made.finish_reason
+        return Reply("".join(self._parts), reason, made.counts) if self._parts else made
 
     def close(self) -> None:
         """As ServedReply has it."""
         self._served.close()
 
     async def committed(self, turn: str) -> None:
-        """As ServedReply has it: what is kept is the reply as it was made, and is checked each time it is given."""
-        await self._served.committed(turn)
+        """As ServedReply has it. What is kept is what the client has read, and is checked again when it is given; a
+        reply that stayed for want of a better one is not given to anybody else.
+        """
+        retried = (each for each in self._found if self._checks.action(each.check, is_last=False) is Action.RETRY)
+        if next(retried, None) is None:
+            await self._served.committed(turn, self.reply())
 
-    def _passed(self, piece: Piece) -> Piece:
+    async def _tried(self) -> AsyncGenerator[Piece | turn_pb2.Hop, None]:
+        """One try. Raises Refusal."""
+        self._held = Held() if self._checks.holds else None
+        try:
+            async with aclosing(self._served.events()) as events:
+                async for event in events:
+                    if isinstance(event, turn_pb2.Hop):
+                        yield event
+                    elif (piece := self._passed(event)) is not None:
+                        yield piece
+                    if self._is_full():
+                        break
+            if rest := self._filter.finish():
+                self._parts.append(rest)
+                if self._held is None:
+                    yield Piece(text=rest)
+                else:
+                    self._held.put(Piece(text=rest))
+        except Blocked as blocked:
+            match = blocked.match
+            action = self._checks.action(match.check, is_last=self._is_last)
+            raise Refusal(Problem.blocked(match.check, match.kind), action) from None
+        self._found = self._filtered()
+        await self._judge()
+        for piece in self._held.pieces if self._held is not None else ():
+            yield piece
+
+    def _passed(self, piece: Piece) -> Piece | None:
+        """The piece as the client may have it by now; None where it is held."""
         text = self._filter.feed(piece.text)
         self._parts.append(text)
         if self._checks.redacts:
             # Its tokens would say what it does not.
-            return Piece(text=text)
-        return Piece(text=text, logprobs=piece.logprobs, token_ids=piece.token_ids, tokenizer=piece.tokenizer)
+            passed = Piece(text=text)
+        else:
+            passed = Piece(text=text, logprobs=piece.logprobs, token_ids=piece.token_ids, tokenizer=piece.tokenizer)
+        if self._held is None:
+            return passed
+        self._held.put(passed)
+        return None
 
-    def _findings(self) -> list[turn_pb2.Finding]:
-        actions = {check.name: action for check, action in self._checks.checks}
-        found = [
-            turn_pb2.Finding(check=check, kind=kind, action=_TOLD[actions[check]], count=count)
+    def _is_full(self) -> bool:
+        """Whether as much is held as may be: the reply ends here, as by a length limit."""
+        if self._held is None or self._held.size <= self._checks.settings.held_bytes_max:
+            return False
+        self._is_cut = True
+        self._ledger.stopped(self._served.output_tokens)
+        self._served.close()
+        return True
+
+    async def _judge(self) -> None:
+        """What a whole reply alone shows. Raises Refusal."""
+        found = await self._judging.grounding("".join(self._parts), self._manifest)
+        if found is not None:
+            self._acted(found, found.action or self._action(GROUNDING))
+        misfit = await self._judging.form(self.reply())
+        if misfit is not None:
+            self._acted(misfit, self._action(FORM))
+        if self._held is not None:
+            self._ledger.released(time.monotonic())
+
+    def _action(self, check: str) -> Action:
+        return self._checks.action(check, is_last=self._is_last)
+
+    def _acted(self, problem: Problem, action: Action) -> None:
+        if action in (Action.BLOCK, Action.RETRY):
+            raise Refusal(problem, action)
+        if action is Action.REDACT and self._held is not None:
+            said = sum(len(piece.text) for piece in self._said)
+            text = problem.redacted("".join(self._parts), said)
+            self._parts = [text]
+            self._held = Held.of(text[said:])
+        self._found.append(
+            turn_pb2.Finding(
+                check=problem.check,
+                kind=problem.kind,
+                action=_TOLD[action],
+                count=problem.count,
+                score=problem.score,
+            )
+        )
+
+    def _filtered(self) -> list[turn_pb2.Finding]:
+        return [
+            turn_pb2.Finding(check=check, kind=kind, action=_TOLD[self._action(check)], count=count)
             for (check, kind), count in self._filter.found.items()
         ]
-        settings = self._checks.settings
-        if settings.grounding == "flag" and self._manifest.new_items:
-            passages = [item.text for item in self._manifest.new_items]
-            grounded = grounding.grounding("".join(self._parts), passages)
-            if grounded.score < settings.grounding_score_min:
-                found.append(
-                    turn_pb2.Finding(
-                        check=grounding.NAME,
-                        kind="ungrounded",
-                        action=turn_pb2.Finding.ACTION_FLAGGED,
-                        count=len(grounded.ungrounded),
-                        score=round(grounded.score, 3),
-                    )
-                )
-        return found
 
+    async def _begin_anew(self) -> Sequence[turn_pb2.Hop]:
+        self._number += 1
+        self._filter = self._checks.filter(is_last=self._is_last)
+        self._is_cut = False
+        self._served.anew(self._anew(self._number))
+        self.resume(self._said)
+        return await self._served.begin(self._manifest)
 
-def _refusal(blocked: Blocked) -> IsthmusError:
-    match = blocked.match
-    return IsthmusError(
-        errors_pb2.ERROR_REASON_CONTENT_BLOCKED,
-        f"the reply was stopped by the check {match.check}, which found {match.kind}; ask in another way",
-        metadata={"check": match.check, "kind": match.kind},
-    )
+    @property
+    def _is_last(self) -> bool:
+        return self._number >= self._checks.settings.retries_count_max

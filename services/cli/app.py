@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
+from services.cli.audits_app import audits_app
 from services.cli.cache_app import cache_app
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
 from services.cli.jobs_app import jobs_app
@@ -47,6 +48,7 @@ app.add_typer(tenants_app, name="tenants")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(cache_app, name="cache")
+app.add_typer(audits_app, name="audits")
 
 
 @app.callback(invoke_without_command=True)

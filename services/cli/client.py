@@ -13,7 +13,14 @@ from typing import Final, TypeVar, cast
 import grpc
 from google.longrunning import operations_pb2_grpc  # type: ignore[import-untyped]
 from isthmus.errors.v1 import errors_pb2
-from isthmus.gateway.v1 import cache_service_pb2, cache_service_pb2_grpc, pool_service_pb2, pool_service_pb2_grpc
+from isthmus.gateway.v1 import (
+    audit_service_pb2,
+    audit_service_pb2_grpc,
+    cache_service_pb2,
+    cache_service_pb2_grpc,
+    pool_service_pb2,
+    pool_service_pb2_grpc,
+)
 from isthmus.session.v1 import (
     deletion_pb2,
     document_pb2,
@@ -82,6 +89,7 @@ class Client:
         self._pools = pool_service_pb2_grpc.PoolServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
         self.caches = cache_service_pb2_grpc.CacheServiceStub(channel)
+        self.audits = audit_service_pb2_grpc.AuditServiceStub(channel)
 
     def __enter__(self) -> Client:
         return self
@@ -170,6 +178,16 @@ class Client:
         """The window that the next turn would start from."""
         request = session_service_pb2.PreviewWindowRequest(session=session_name(session_id))
         return self._repeat(lambda: self.stub.PreviewWindow(request, timeout=UNARY_S_MAX))
+
+    def hallucination_rate(self, first_day: str, last_day: str, model: str) -> audit_service_pb2.HallucinationRate:
+        """What the critic has found by day and model."""
+        request = audit_service_pb2.GetHallucinationRateRequest(first_day=first_day, last_day=last_day, model=model)
+        return self._repeat(lambda: self.audits.GetHallucinationRate(request, timeout=UNARY_S_MAX))
+
+    def list_audits(self, page_size: int, page_token: str = "") -> audit_service_pb2.ListAuditsResponse:
+        """One page of audited turns, newest first."""
+        request = audit_service_pb2.ListAuditsRequest(page_size=page_size, page_token=page_token)
+        return self._repeat(lambda: self.audits.ListAudits(request, timeout=UNARY_S_MAX))
 
     def cache_report(self) -> cache_service_pb2.CacheReport:
         """What the tenant's cached answers were good for."""

@@ -78,11 +78,20 @@ def cache_lines(receipt: turn_pb2.Receipt) -> list[str]:
     use = receipt.cache
     kind = turn_pb2.CacheUse.Kind.Name(use.kind).removeprefix("KIND_").lower()
     cached = [f"cached   {kind} answer of {use.source_turn}, sure by {use.score:.2f}"]
-    return cached * receipt.HasField("cache") + [
-        f"checked  {each.check}: {each.count:,} of {each.kind} "
-        f"{turn_pb2.Finding.Action.Name(each.action).removeprefix('ACTION_').lower()}"
-        for each in receipt.findings
+    refused = [
+        f"refused  a reply of {each.tokens.output_tokens:,} tokens by {each.check}: {each.kind}, "
+        f"after {each.duration_ms:,.0f} ms"
+        for each in receipt.refused_tries
     ]
+    return (
+        cached * receipt.HasField("cache")
+        + refused
+        + [
+            f"checked  {each.check}: {each.count:,} of {each.kind} "
+            f"{turn_pb2.Finding.Action.Name(each.action).removeprefix('ACTION_').lower()}"
+            for each in receipt.findings
+        ]
+    )
 
 
 def placement_lines(receipt: turn_pb2.Receipt) -> list[str]:

@@ -5,6 +5,7 @@ given as a path or named by `ISTHMUS_CONFIG`) over the defaults below. A key tha
 """
 
 from services.config.access import AccessSettings
+from services.config.audits import AuditSettings
 from services.config.caches import CacheSettings
 from services.config.engines import AnthropicSettings, OpenAISettings, VllmSettings
 from services.config.gateway import GatewaySettings
@@ -35,6 +36,7 @@ __all__ = [
     "ENV_PREFIX",
     "AccessSettings",
     "AnthropicSettings",
+    "AuditSettings",
     "BreakerSettings",
     "CacheSettings",
     "CallerLimits",

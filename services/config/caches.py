@@ -24,6 +24,8 @@ class CacheSettings(Section):
     sampled: bool = False
     # Where no replica can be reached, give a cached answer, marked as stale, to any turn that did not refuse it.
     serve_when_down: bool = False
+    # How long a streamed HTTP answer waits with its headers until it is known whether it is a cached one.
+    stream_headers_ms_max: int = Field(default=15_000, ge=0)
     # How long an answer is kept.
     ttl_ms: int = Field(default=86_400_000, ge=1_000)
     # Answers in one scope (model, parameters, system prompt, library versions), least recently used ones going first;

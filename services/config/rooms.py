@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
+from services.config.audits import AuditSettings
 from services.config.section import Section
 
 _ENGINE: Final = re.compile(r"local|vllm|scripted|(openai|openai-chat|anthropic):https?://[^/\s]+(/\S*)?")
@@ -42,6 +43,8 @@ class CompressorSettings(Section):
     count_bytes_max: int = Field(default=1 << 20, ge=1 << 10, le=2 << 20)
     # Texts of callers under work at once; one more is OVERLOADED.
     texts_concurrent_max: int = Field(default=4, ge=1)
+    # Audits of replies. Gateways read the same section, for what is kept.
+    audits: AuditSettings = AuditSettings()
 
 
 class InferenceSettings(Section):

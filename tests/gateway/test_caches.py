@@ -147,6 +147,49 @@ async def test_http_asks_by_a_header_and_is_told_by_one(cached: Mesh) -> None:
         assert responses[3].json()["error"]["param"] == "Isthmus-Cache"
 
 
+async def test_a_stream_from_the_cache_says_so_in_its_headers(cached: Mesh) -> None:
+    async with httpx.AsyncClient(base_url=cached.http_url, timeout=60) as http:
+        chat = {"model": "scripted", "messages": [{"role": "user", "content": "How do I reset it?"}], "stream": True}
+        response = {"model": "scripted", "input": "How can I reset the router?", "stream": True}
+        for path, body in (("/v1/chat/completions", chat), ("/v1/responses", response)):
+            told = []
+            for mode in ("exact", "exact", "off"):
+                async with http.stream("POST", path, json=body, headers={"Isthmus-Cache": mode}) as answer:
+                    text = (await answer.aread()).decode()
+                    told.append(answer.headers.get("isthmus-cache"))
+                    assert answer.status_code == 200
+                    assert ("[DONE]" if "chat" in path else "response.completed") in text
+            assert told == [None, "hit; kind=exact; score=1.0000", None]
+
+
+async def test_a_cached_answer_is_checked_by_whoever_gives_it_and_kept_as_it_was_read(
+    cached: Mesh, quick: Settings
+) -> None:
+    text = "How do I reset the router?"
+    async with connected(cached.grpc_target) as client:
+        made = await ask(client, "s1", text)
+        word = next(each for each in made.output_text.split() if each.isalpha() and len(each) > 3)
+        forbidden = {"forbidden": "redact", "forbidden_words": [word]}
+        room = await cached.add_gateway(2, changed(quick, "gateway", caches=CACHES, validation=forbidden))
+        strict = {"forbidden": "retry", "forbidden_words": [word], "retries_count_max": 8}
+        other = await cached.add_gateway(3, changed(quick, "gateway", caches=CACHES, validation=strict))
+        async with connected(room.address) as checked, connected(other.address) as retrying:
+            given = await ask(checked, "s2", text)
+            assert kind(given) == Kind.KIND_EXACT
+            assert word not in given.output_text.split()
+            # What is refused is made anew, and told as what it is.
+            await retrying.create("s3")
+            events = await retrying.events(turn_request("s3", text, params=FIXED))
+            assert [each.WhichOneof("event") for each in events if each.HasField("source")] == ["source"]
+            assert not events[-1].done.turn.receipt.HasField("cache")
+            assert word not in events[-1].done.turn.output_text.split()
+            # A gateway that checks nothing is given what the client of one that does has read.
+            read = await ask(checked, "s4", "Which way does it cross?")
+            again = await ask(client, "s5", "Which way does it cross?")
+            assert again.output_text == read.output_text
+            assert kind(again) == Kind.KIND_EXACT
+
+
 async def test_a_stale_answer_is_given_where_no_replica_is_left(quick: Settings) -> None:
     settings = changed(
         quick, "gateway", caches={"serve_when_down": True, "wait_ms_max": 5_000}, upstream_wait_ms_max=200

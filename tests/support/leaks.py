@@ -27,6 +27,8 @@ _TENANT_JOBS: Final = re.compile(
     r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|names|endpoints|test:.+)"
 )
 _CACHES: Final = re.compile(r"isthmus:cache:\{[^{}]+\}:\w+(:[\w-]+)?")
+# Verdicts and rates by day; each has a TTL.
+_AUDITS: Final = re.compile(r"isthmus:audit:\{[^{}]+\}:[0-9-]{10}:(verdicts|order|rates)")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
 # The keys of docket, below the name of its queue; a bare job's key is a job that waits for its time.
@@ -123,6 +125,10 @@ def _caches(key: str, _: Census) -> str | None:
     return "cached answers" if _CACHES.fullmatch(key) else None
 
 
+def _audits(key: str, _: Census) -> str | None:
+    return "audits" if _AUDITS.fullmatch(key) else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
@@ -137,6 +143,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _limits,
     _drained_pools,
     _caches,
+    _audits,
     _jobs,
 )
 

@@ -38,7 +38,7 @@ async def create_chat_completion(
     asked = replace(asked, cache=policy_of(request))
     run = ChatRun(edge, asked, request.state.received_at)
     if data.stream:
-        return EventStream(run.stream())
+        return EventStream(run.stream(), lambda: run.headers)
     return Answer(await while_connected(request.receive, run.answer()), headers=run.headers)
 
 

@@ -12,7 +12,7 @@ import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import message_pb2, session_service_pb2
 
-from gateway.http.caching import headers_of
+from gateway.http.caching import Sourced, headers_of
 from gateway.http.chat import bookmarks
 from gateway.http.chat.chunks import ChatChunks, completion
 from gateway.http.chat.history import History
@@ -63,7 +63,7 @@ class ChatRun:
         self._tools = tools_of(request.params)
         self._recall = Recall(edge, request.history, request.metadata, request.key, self._tools)
         self._user = user_of(request.body.user, request.body.safety_identifier)
-        # Of the answer, once it is there.
+        # Of the answer, once it is there; of a stream with its first event.
         self.headers: dict[str, str] = {}
 
     async def answer(self) -> ChatCompletion:
@@ -81,9 +81,14 @@ class ChatRun:
         """The chunks as they come. What fails before the turn is accepted is raised, what fails later is a chunk."""
         told: ChatChunks | None = None
         options = self._request.body.stream_options
+        asked = session_service_pb2.RunTurnRequest(
+            model=self._request.body.model, params=self._params, cache=self._request.cache
+        )
+        sourced = Sourced(asked, self._edge.settings.caches)
         try:
-            async with aclosing(self._events()) as events:
+            async with aclosing(sourced.events(self._events())) as events:
                 async for event in events:
+                    self.headers = sourced.headers
                     if event.HasField("accepted"):
                         name, model = _name(event.accepted.turn), self._request.body.model
                         with_usage = bool(options and options.include_usage)

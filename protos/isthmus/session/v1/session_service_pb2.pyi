@@ -429,6 +429,28 @@ class RunTurnResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Source(_message.Message):
+        """Where the reply comes from."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CACHE_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def cache(self) -> _turn_pb2.CacheUse:
+            """Set where it is an answer that was there already; unset where it is generated."""
+
+        def __init__(
+            self,
+            *,
+            cache: _turn_pb2.CacheUse | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Accepted(_message.Message):
         """The messages are durable."""
 
@@ -516,6 +538,8 @@ class RunTurnResponse(_message.Message):
     HOP_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___RunTurnResponse.Accepted: ...
     @_builtins.property
@@ -524,6 +548,14 @@ class RunTurnResponse(_message.Message):
     def delta(self) -> Global___RunTurnResponse.Delta: ...
     @_builtins.property
     def done(self) -> Global___RunTurnResponse.Done: ...
+    @_builtins.property
+    def source(self) -> Global___RunTurnResponse.Source:
+        """Before the first delta, where the gateway that is asked knows it."""
+
+    @_builtins.property
+    def refused(self) -> _turn_pb2.RefusedTry:
+        """A try of the reply was refused by a check. Another one follows, or the turn fails."""
+
     def __init__(
         self,
         *,
@@ -531,12 +563,14 @@ class RunTurnResponse(_message.Message):
         hop: _turn_pb2.Hop | None = ...,
         delta: Global___RunTurnResponse.Delta | None = ...,
         done: Global___RunTurnResponse.Done | None = ...,
+        source: Global___RunTurnResponse.Source | None = ...,
+        refused: _turn_pb2.RefusedTry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "done", b"done", "event", b"event", "hop", b"hop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "done", b"done", "event", b"event", "hop", b"hop", "refused", b"refused", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "done", b"done", "event", b"event", "hop", b"hop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delta", b"delta", "done", b"done", "event", b"event", "hop", b"hop", "refused", b"refused", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "hop", "delta", "done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "hop", "delta", "done", "source", "refused"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

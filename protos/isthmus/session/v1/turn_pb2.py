@@ -29,7 +29,7 @@ from isthmus.errors.v1 import errors_pb2 as isthmus_dot_errors_dot_v1_dot_errors
 from isthmus.session.v1 import message_pb2 as isthmus_dot_session_dot_v1_dot_message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1disthmus/session/v1/turn.proto\x12\x12isthmus.session.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eisthmus/errors/v1/errors.proto\x1a isthmus/session/v1/message.proto\"\xa3\x07\n\x04Turn\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.isthmus.session.v1.Turn.State\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x66irst_input_sequence\x18\x07 \x01(\x03\x12\x1b\n\x13last_input_sequence\x18\x08 \x01(\x03\x12\x1d\n\x15\x66irst_output_sequence\x18\t \x01(\x03\x12\x1c\n\x14last_output_sequence\x18\n \x01(\x03\x12\x13\n\x0boutput_text\x18\x0b \x01(\t\x12\x37\n\rfinish_reason\x18\x0c \x01(\x0e\x32 .isthmus.session.v1.FinishReason\x12,\n\x07receipt\x18\r \x01(\x0b\x32\x1b.isthmus.session.v1.Receipt\x12,\n\x05\x65rror\x18\x0e \x01(\x0b\x32\x1d.isthmus.session.v1.TurnError\x12\x32\n\x06params\x18\x0f \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\r\n\x05model\x18\x10 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x11 \x01(\x05\x12\x37\n\ron_disconnect\x18\x12 \x01(\x0e\x32 .isthmus.session.v1.OnDisconnect\x12\x13\n\x0bpiece_bytes\x18\x13 \x03(\x05\x12\x34\n\x06labels\x18\x14 \x03(\x0b\x32$.isthmus.session.v1.Turn.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_OPEN\x10\x01\x12\x0e\n\nSTATE_DONE\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x12\x11\n\rSTATE_EXPIRED\x10\x05:2\xea\x41/\n\x0cisthmus/Turn\x12\x1fsessions/{session}/turns/{turn}\"L\n\tTurnError\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.isthmus.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xc9\x04\n\x07Receipt\x12%\n\x04hops\x18\x01 \x03(\x0b\x32\x17.isthmus.session.v1.Hop\x12/\n\x06tokens\x18\x02 \x01(\x0b\x32\x1f.isthmus.session.v1.TokenCounts\x12\x0f\n\x07ttft_ms\x18\x03 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\x12\x30\n\x06window\x18\x05 \x01(\x0b\x32 .isthmus.session.v1.WindowReport\x12\r\n\x05shard\x18\x06 \x01(\t\x12\x0f\n\x07replica\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x10\n\x08trace_id\x18\t \x01(\t\x12\x10\n\x08total_ms\x18\n \x01(\x01\x12\x38\n\ndurability\x18\x0b \x01(\x0b\x32$.isthmus.session.v1.DurabilityReport\x12\x30\n\tplacement\x18\x0c \x01(\x0b\x32\x1d.isthmus.session.v1.Placement\x12\x37\n\rcontinuations\x18\r \x03(\x0b\x32 .isthmus.session.v1.Continuation\x12&\n\x04\x63ost\x18\x0e \x01(\x0b\x32\x18.isthmus.session.v1.Cost\x12\x0c\n\x04pool\x18\x0f \x01(\t\x12+\n\x05\x63\x61\x63he\x18\x10 \x01(\x0b\x32\x1c.isthmus.session.v1.CacheUse\x12-\n\x08\x66indings\x18\x11 \x03(\x0b\x32\x1b.isthmus.session.v1.Finding\"(\n\x04\x43ost\x12\x0e\n\x06micros\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"\xf0\x01\n\x08\x43\x61\x63heUse\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.isthmus.session.v1.CacheUse.Kind\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0bsource_turn\x18\x03 \x01(\t\x12\r\n\x05\x65ntry\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_EXACT\x10\x01\x12\x11\n\rKIND_SEMANTIC\x10\x02\x12\x0e\n\nKIND_STALE\x10\x03\"\xd2\x01\n\x07\x46inding\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x32\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\".isthmus.session.v1.Finding.Action\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\x12\n\x05score\x18\x05 \x01(\x01H\x00\x88\x01\x01\"I\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43TION_FLAGGED\x10\x01\x12\x13\n\x0f\x41\x43TION_REDACTED\x10\x02\x42\x08\n\x06_score\"\xd3\x01\n\tPlacement\x12\x34\n\x06reason\x18\x01 \x01(\x0e\x32$.isthmus.session.v1.Placement.Reason\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x15\n\rmissed_tokens\x18\x03 \x01(\x03\x12\x11\n\tmissed_ms\x18\x04 \x01(\x01\"W\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cREASON_OWNER\x10\x01\x12\x12\n\x0eREASON_SPILLED\x10\x02\x12\x0f\n\x0bREASON_AWAY\x10\x03\"y\n\x0c\x43ontinuation\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x16\n\x0e\x65mitted_tokens\x18\x02 \x01(\x03\x12\x10\n\x08pause_ms\x18\x03 \x01(\x01\x12.\n\x06reason\x18\x04 \x01(\x0e\x32\x1e.isthmus.errors.v1.ErrorReason\"G\n\x10\x44urabilityReport\x12\x10\n\x08replicas\x18\x01 \x01(\x05\x12\x0f\n\x07on_disk\x18\x02 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\"g\n\x03Hop\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\toperation\x18\x02 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x01\x12\x12\n\nbytes_sent\x18\x04 \x01(\x03\x12\x16\n\x0e\x62ytes_received\x18\x05 \x01(\x03\"\xa6\x01\n\x0bTokenCounts\x12\x12\n\nnew_tokens\x18\x01 \x01(\x03\x12\x15\n\rwindow_tokens\x18\x02 \x01(\x03\x12\x15\n\rreused_tokens\x18\x03 \x01(\x03\x12\x15\n\routput_tokens\x18\x04 \x01(\x03\x12\x1a\n\rcached_tokens\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08resident\x18\x06 \x01(\x08\x42\x10\n\x0e_cached_tokens\"\xcf\x01\n\x0cWindowReport\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x16\n\x0everbatim_count\x18\x03 \x01(\x03\x12\x15\n\rsummary_count\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12-\n\x08left_out\x18\x06 \x03(\x0b\x32\x1b.isthmus.session.v1.LeftOut\x12\x15\n\rleft_out_more\x18\x07 \x01(\x03\x12\x17\n\x0fleft_out_tokens\x18\x08 \x01(\x03\"\xcd\x01\n\x07LeftOut\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x03\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\x12\x32\n\x06reason\x18\x04 \x01(\x0e\x32\".isthmus.session.v1.LeftOut.Reason\"O\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_NOT_SUMMARISED\x10\x01\x12\x12\n\x0eREASON_NO_ROOM\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*a\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_DISCONNECT_STOP\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1disthmus/session/v1/turn.proto\x12\x12isthmus.session.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eisthmus/errors/v1/errors.proto\x1a isthmus/session/v1/message.proto\"\xa3\x07\n\x04Turn\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.isthmus.session.v1.Turn.State\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x66irst_input_sequence\x18\x07 \x01(\x03\x12\x1b\n\x13last_input_sequence\x18\x08 \x01(\x03\x12\x1d\n\x15\x66irst_output_sequence\x18\t \x01(\x03\x12\x1c\n\x14last_output_sequence\x18\n \x01(\x03\x12\x13\n\x0boutput_text\x18\x0b \x01(\t\x12\x37\n\rfinish_reason\x18\x0c \x01(\x0e\x32 .isthmus.session.v1.FinishReason\x12,\n\x07receipt\x18\r \x01(\x0b\x32\x1b.isthmus.session.v1.Receipt\x12,\n\x05\x65rror\x18\x0e \x01(\x0b\x32\x1d.isthmus.session.v1.TurnError\x12\x32\n\x06params\x18\x0f \x01(\x0b\x32\".isthmus.session.v1.SamplingParams\x12\r\n\x05model\x18\x10 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x11 \x01(\x05\x12\x37\n\ron_disconnect\x18\x12 \x01(\x0e\x32 .isthmus.session.v1.OnDisconnect\x12\x13\n\x0bpiece_bytes\x18\x13 \x03(\x05\x12\x34\n\x06labels\x18\x14 \x03(\x0b\x32$.isthmus.session.v1.Turn.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_OPEN\x10\x01\x12\x0e\n\nSTATE_DONE\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x12\x11\n\rSTATE_EXPIRED\x10\x05:2\xea\x41/\n\x0cisthmus/Turn\x12\x1fsessions/{session}/turns/{turn}\"L\n\tTurnError\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.isthmus.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x80\x05\n\x07Receipt\x12%\n\x04hops\x18\x01 \x03(\x0b\x32\x17.isthmus.session.v1.Hop\x12/\n\x06tokens\x18\x02 \x01(\x0b\x32\x1f.isthmus.session.v1.TokenCounts\x12\x0f\n\x07ttft_ms\x18\x03 \x01(\x01\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\x12\x30\n\x06window\x18\x05 \x01(\x0b\x32 .isthmus.session.v1.WindowReport\x12\r\n\x05shard\x18\x06 \x01(\t\x12\x0f\n\x07replica\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x10\n\x08trace_id\x18\t \x01(\t\x12\x10\n\x08total_ms\x18\n \x01(\x01\x12\x38\n\ndurability\x18\x0b \x01(\x0b\x32$.isthmus.session.v1.DurabilityReport\x12\x30\n\tplacement\x18\x0c \x01(\x0b\x32\x1d.isthmus.session.v1.Placement\x12\x37\n\rcontinuations\x18\r \x03(\x0b\x32 .isthmus.session.v1.Continuation\x12&\n\x04\x63ost\x18\x0e \x01(\x0b\x32\x18.isthmus.session.v1.Cost\x12\x0c\n\x04pool\x18\x0f \x01(\t\x12+\n\x05\x63\x61\x63he\x18\x10 \x01(\x0b\x32\x1c.isthmus.session.v1.CacheUse\x12-\n\x08\x66indings\x18\x11 \x03(\x0b\x32\x1b.isthmus.session.v1.Finding\x12\x35\n\rrefused_tries\x18< \x03(\x0b\x32\x1e.isthmus.session.v1.RefusedTry\"\xad\x01\n\nRefusedTry\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12/\n\x06tokens\x18\x05 \x01(\x0b\x32\x1f.isthmus.session.v1.TokenCounts\x12\x13\n\x0b\x64uration_ms\x18\x06 \x01(\x01\x12\x12\n\x05score\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_score\"(\n\x04\x43ost\x12\x0e\n\x06micros\x18\x01 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\"\xf0\x01\n\x08\x43\x61\x63heUse\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.isthmus.session.v1.CacheUse.Kind\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x13\n\x0bsource_turn\x18\x03 \x01(\t\x12\r\n\x05\x65ntry\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_EXACT\x10\x01\x12\x11\n\rKIND_SEMANTIC\x10\x02\x12\x0e\n\nKIND_STALE\x10\x03\"\xd2\x01\n\x07\x46inding\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x32\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\".isthmus.session.v1.Finding.Action\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\x12\n\x05score\x18\x05 \x01(\x01H\x00\x88\x01\x01\"I\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43TION_FLAGGED\x10\x01\x12\x13\n\x0f\x41\x43TION_REDACTED\x10\x02\x42\x08\n\x06_score\"\xd3\x01\n\tPlacement\x12\x34\n\x06reason\x18\x01 \x01(\x0e\x32$.isthmus.session.v1.Placement.Reason\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x15\n\rmissed_tokens\x18\x03 \x01(\x03\x12\x11\n\tmissed_ms\x18\x04 \x01(\x01\"W\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cREASON_OWNER\x10\x01\x12\x12\n\x0eREASON_SPILLED\x10\x02\x12\x0f\n\x0bREASON_AWAY\x10\x03\"y\n\x0c\x43ontinuation\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x16\n\x0e\x65mitted_tokens\x18\x02 \x01(\x03\x12\x10\n\x08pause_ms\x18\x03 \x01(\x01\x12.\n\x06reason\x18\x04 \x01(\x0e\x32\x1e.isthmus.errors.v1.ErrorReason\"G\n\x10\x44urabilityReport\x12\x10\n\x08replicas\x18\x01 \x01(\x05\x12\x0f\n\x07on_disk\x18\x02 \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\"g\n\x03Hop\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\toperation\x18\x02 \x01(\t\x12\x13\n\x0b\x64uration_ms\x18\x03 \x01(\x01\x12\x12\n\nbytes_sent\x18\x04 \x01(\x03\x12\x16\n\x0e\x62ytes_received\x18\x05 \x01(\x03\"\xa6\x01\n\x0bTokenCounts\x12\x12\n\nnew_tokens\x18\x01 \x01(\x03\x12\x15\n\rwindow_tokens\x18\x02 \x01(\x03\x12\x15\n\rreused_tokens\x18\x03 \x01(\x03\x12\x15\n\routput_tokens\x18\x04 \x01(\x03\x12\x1a\n\rcached_tokens\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08resident\x18\x06 \x01(\x08\x42\x10\n\x0e_cached_tokens\"\xcf\x01\n\x0cWindowReport\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x12\n\nitem_count\x18\x02 \x01(\x03\x12\x16\n\x0everbatim_count\x18\x03 \x01(\x03\x12\x15\n\rsummary_count\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12-\n\x08left_out\x18\x06 \x03(\x0b\x32\x1b.isthmus.session.v1.LeftOut\x12\x15\n\rleft_out_more\x18\x07 \x01(\x03\x12\x17\n\x0fleft_out_tokens\x18\x08 \x01(\x03\"\xcd\x01\n\x07LeftOut\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x03\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\x12\x32\n\x06reason\x18\x04 \x01(\x0e\x32\".isthmus.session.v1.LeftOut.Reason\"O\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_NOT_SUMMARISED\x10\x01\x12\x12\n\x0eREASON_NO_ROOM\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*a\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_DISCONNECT_STOP\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,10 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURN'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_TURN']._loaded_options = None
   _globals['_TURN']._serialized_options = b'\352A/\n\014isthmus/Turn\022\037sessions/{session}/turns/{turn}'
-  _globals['_FINISHREASON']._serialized_start=3412
-  _globals['_FINISHREASON']._serialized_end=3507
-  _globals['_ONDISCONNECT']._serialized_start=3509
-  _globals['_ONDISCONNECT']._serialized_end=3606
+  _globals['_FINISHREASON']._serialized_start=3643
+  _globals['_FINISHREASON']._serialized_end=3738
+  _globals['_ONDISCONNECT']._serialized_start=3740
+  _globals['_ONDISCONNECT']._serialized_end=3837
   _globals['_TURN']._serialized_start=213
   _globals['_TURN']._serialized_end=1144
   _globals['_TURN_LABELSENTRY']._serialized_start=925
@@ -55,33 +55,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURNERROR']._serialized_start=1146
   _globals['_TURNERROR']._serialized_end=1222
   _globals['_RECEIPT']._serialized_start=1225
-  _globals['_RECEIPT']._serialized_end=1810
-  _globals['_COST']._serialized_start=1812
-  _globals['_COST']._serialized_end=1852
-  _globals['_CACHEUSE']._serialized_start=1855
-  _globals['_CACHEUSE']._serialized_end=2095
-  _globals['_CACHEUSE_KIND']._serialized_start=2016
-  _globals['_CACHEUSE_KIND']._serialized_end=2095
-  _globals['_FINDING']._serialized_start=2098
-  _globals['_FINDING']._serialized_end=2308
-  _globals['_FINDING_ACTION']._serialized_start=2225
-  _globals['_FINDING_ACTION']._serialized_end=2298
-  _globals['_PLACEMENT']._serialized_start=2311
-  _globals['_PLACEMENT']._serialized_end=2522
-  _globals['_PLACEMENT_REASON']._serialized_start=2435
-  _globals['_PLACEMENT_REASON']._serialized_end=2522
-  _globals['_CONTINUATION']._serialized_start=2524
-  _globals['_CONTINUATION']._serialized_end=2645
-  _globals['_DURABILITYREPORT']._serialized_start=2647
-  _globals['_DURABILITYREPORT']._serialized_end=2718
-  _globals['_HOP']._serialized_start=2720
-  _globals['_HOP']._serialized_end=2823
-  _globals['_TOKENCOUNTS']._serialized_start=2826
-  _globals['_TOKENCOUNTS']._serialized_end=2992
-  _globals['_WINDOWREPORT']._serialized_start=2995
-  _globals['_WINDOWREPORT']._serialized_end=3202
-  _globals['_LEFTOUT']._serialized_start=3205
-  _globals['_LEFTOUT']._serialized_end=3410
-  _globals['_LEFTOUT_REASON']._serialized_start=3331
-  _globals['_LEFTOUT_REASON']._serialized_end=3410
+  _globals['_RECEIPT']._serialized_end=1865
+  _globals['_REFUSEDTRY']._serialized_start=1868
+  _globals['_REFUSEDTRY']._serialized_end=2041
+  _globals['_COST']._serialized_start=2043
+  _globals['_COST']._serialized_end=2083
+  _globals['_CACHEUSE']._serialized_start=2086
+  _globals['_CACHEUSE']._serialized_end=2326
+  _globals['_CACHEUSE_KIND']._serialized_start=2247
+  _globals['_CACHEUSE_KIND']._serialized_end=2326
+  _globals['_FINDING']._serialized_start=2329
+  _globals['_FINDING']._serialized_end=2539
+  _globals['_FINDING_ACTION']._serialized_start=2456
+  _globals['_FINDING_ACTION']._serialized_end=2529
+  _globals['_PLACEMENT']._serialized_start=2542
+  _globals['_PLACEMENT']._serialized_end=2753
+  _globals['_PLACEMENT_REASON']._serialized_start=2666
+  _globals['_PLACEMENT_REASON']._serialized_end=2753
+  _globals['_CONTINUATION']._serialized_start=2755
+  _globals['_CONTINUATION']._serialized_end=2876
+  _globals['_DURABILITYREPORT']._serialized_start=2878
+  _globals['_DURABILITYREPORT']._serialized_end=2949
+  _globals['_HOP']._serialized_start=2951
+  _globals['_HOP']._serialized_end=3054
+  _globals['_TOKENCOUNTS']._serialized_start=3057
+  _globals['_TOKENCOUNTS']._serialized_end=3223
+  _globals['_WINDOWREPORT']._serialized_start=3226
+  _globals['_WINDOWREPORT']._serialized_end=3433
+  _globals['_LEFTOUT']._serialized_start=3436
+  _globals['_LEFTOUT']._serialized_end=3641
+  _globals['_LEFTOUT_REASON']._serialized_start=3562
+  _globals['_LEFTOUT_REASON']._serialized_end=3641
 # @@protoc_insertion_point(module_scope)

@@ -253,6 +253,7 @@ class Receipt(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    REFUSED_TRIES_FIELD_NUMBER: _builtins.int
     ttft_ms: _builtins.float
     """From the gateway's first byte in to the first text out."""
     tokens_per_second: _builtins.float
@@ -296,6 +297,12 @@ class Receipt(_message.Message):
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
         """What checks of the reply have found, in order; nothing of what was found is repeated here."""
 
+    @_builtins.property
+    def refused_tries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedTry]:
+        """Tries of the reply that checks refused before this one, in order; `tokens` and `cost` have this one's tokens alone,
+        and what all of them come to.
+        """
+
     def __init__(
         self,
         *,
@@ -316,14 +323,61 @@ class Receipt(_message.Message):
         pool: _builtins.str = ...,
         cache: Global___CacheUse | None = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
+        refused_tries: _abc.Iterable[Global___RefusedTry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "cost", b"cost", "durability", b"durability", "placement", b"placement", "tokens", b"tokens", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "continuations", b"continuations", "cost", b"cost", "durability", b"durability", "findings", b"findings", "hops", b"hops", "model", b"model", "placement", b"placement", "pool", b"pool", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "continuations", b"continuations", "cost", b"cost", "durability", b"durability", "findings", b"findings", "hops", b"hops", "model", b"model", "placement", b"placement", "pool", b"pool", "refused_tries", b"refused_tries", "replica", b"replica", "shard", b"shard", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_ms", b"total_ms", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class RefusedTry(_message.Message):
+    """A try of a reply that a check refused: nothing of it was given out, and another one was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    check: _builtins.str
+    """As in Finding: `form` has `schema`, `arguments` or `no_call`."""
+    kind: _builtins.str
+    replica: _builtins.str
+    """Who made it, and what it took; a try that was stopped as soon as the find was there has the tokens until then."""
+    model: _builtins.str
+    duration_ms: _builtins.float
+    """From the gateway's first byte in, or the refusal of the try before, to the refusal."""
+    score: _builtins.float
+    """What the check measured, where it measures."""
+    @_builtins.property
+    def tokens(self) -> Global___TokenCounts: ...
+    def __init__(
+        self,
+        *,
+        check: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tokens: Global___TokenCounts | None = ...,
+        duration_ms: _builtins.float = ...,
+        score: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "check", b"check", "duration_ms", b"duration_ms", "kind", b"kind", "model", b"model", "replica", b"replica", "score", b"score", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
+
+Global___RefusedTry: _TypeAlias = RefusedTry  # noqa: Y015
 
 @_typing.final
 class Cost(_message.Message):
@@ -444,9 +498,9 @@ class Finding(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     check: _builtins.str
-    """Which check: `personal_data`, `forbidden`, `grounding`."""
+    """Which check: `personal_data`, `forbidden`, `grounding`, `form`."""
     kind: _builtins.str
-    """What was found: `email`, `iban`, the name of a rule."""
+    """What was found: `email`, `iban`, the name of a rule; `unread` where a window could not be looked at as a whole."""
     action: Global___Finding.Action.ValueType
     count: _builtins.int
     score: _builtins.float

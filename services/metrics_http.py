@@ -1,4 +1,4 @@
-"""`/metrics` of a replica, for Prometheus: a server of its own, since a replica has no other HTTP."""
+"""`/metrics` of a room that has no other HTTP, for Prometheus: a server of its own."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Turns that are to be audited, and what the critic has found of them."""
