@@ -23,6 +23,7 @@ from gateway.http.tools.shapes import (
 
 ROLES = Literal["system", "developer", "user", "assistant"]
 MESSAGES_COUNT_MAX = 256
+TokensMin = Annotated[int, Meta(ge=0, le=1048576)]
 ITEMS_COUNT_MAX = 20
 
 
@@ -108,6 +109,7 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     # Not OpenAI's: as vLLM has them, for benchmarks.
     stop: Stop = None
     ignore_eos: bool | None = None
+    min_tokens: TokensMin | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
