@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -61,8 +61,13 @@ class Sampling:
     logprobs: int | None = None
     structured_output: message_pb2.StructuredOutput | None = None
     tools: message_pb2.ToolUse | None = None
-    # The reply has all of its tokens: none that would end it is drawn.
-    ignore_eos: bool | None = None
+    # Before so many, no token that would end the reply is drawn.
+    output_tokens_min: int = 0
+
+    def behind(self, tokens: int) -> Sampling:
+        """How to go on where so many of the reply's tokens are there already."""
+        least = max(0, self.output_tokens_min - tokens)
+        return replace(self, output_tokens_max=self.output_tokens_max - tokens, output_tokens_min=least)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -40,7 +40,6 @@ _SOMETIMES: Final = (
     "logprobs",
     "structured_output",
     "tools",
-    "ignore_eos",
 )
 
 
@@ -143,7 +142,7 @@ class Generator:
             header=self._template.reply_header,
             points=assembled.points,
             cache_salt=request.tenant,
-            sampling=replace(sampling, output_tokens_max=sampling.output_tokens_max - begun.tokens),
+            sampling=sampling.behind(begun.tokens),
             emitted=begun.ids,
             session=_session_key(request.tenant, request.session),
             adapter=request.model if request.model in self._engine.adapters else "",
@@ -190,7 +189,18 @@ class Generator:
         for name in _SOMETIMES:
             if name in given and name not in self._engine.samples:
                 raise InvalidField(f"params.{name}", f"{self._engine.model} does not take it; expected it unset")
-        return Sampling(output_tokens_max=tokens_max, **given)
+        return Sampling(output_tokens_max=tokens_max, output_tokens_min=self._tokens_min(params, tokens_max), **given)
+
+    def _tokens_min(self, params: message_pb2.SamplingParams, tokens_max: int) -> int:
+        name = "ignore_eos" if params.ignore_eos else "min_output_tokens"
+        tokens_min = tokens_max if params.ignore_eos else params.min_output_tokens
+        if tokens_min > tokens_max:
+            raise InvalidField(
+                f"params.{name}", f"is {tokens_min}, expected at most {tokens_max}, the most there may be"
+            )
+        if tokens_min and "min_output_tokens" not in self._engine.samples:
+            raise InvalidField(f"params.{name}", f"{self._engine.model} does not take it; expected it unset")
+        return tokens_min
 
     async def _begun(self, request: contract.GenerateRequest) -> Begun:
         """The reply as far as another replica has brought it."""

@@ -10,6 +10,7 @@ import grpc
 from isthmus.errors.v1 import errors_pb2
 
 from services.config import MembershipSettings
+from services.config.pools import POOL_DEFAULT
 from services.errors import IsthmusError, UpstreamUnavailable
 from services.lifecycle import State
 from services.membership import Member, View
@@ -23,7 +24,6 @@ LABEL_MODEL: Final = "model"
 # The pool that a replica is of, and its region.
 LABEL_POOL: Final = "pool"
 LABEL_REGION: Final = "region"
-POOL_DEFAULT: Final = "default"
 # Names of adapters that may be asked for as models, with commas between them.
 LABEL_ADAPTERS: Final = "adapters"
 # The model that makes vectors there, empty for none.

@@ -34,6 +34,7 @@ _log = structlog.get_logger(__name__)
 # Where the turn's own field goes by another name in OpenAI's request.
 _RENAMED = {
     "params.structured_output": "text.format",
+    "params.min_output_tokens": "min_tokens",
     "params.": "",
     "request_id": "Idempotency-Key",
 }

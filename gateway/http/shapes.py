@@ -23,6 +23,7 @@ from gateway.http.tools.shapes import (
 
 ROLES = Literal["system", "developer", "user", "assistant"]
 MESSAGES_COUNT_MAX = 256
+TokensMin = Annotated[int, Meta(ge=0, le=1048576)]
 ITEMS_COUNT_MAX = 20
 
 
@@ -108,6 +109,7 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     # Not OpenAI's: as vLLM has them, for benchmarks.
     stop: Stop = None
     ignore_eos: bool | None = None
+    min_tokens: TokensMin | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -154,12 +156,13 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "access_programs": (),
     "context_management": ([],),
     "image": (),
-    "include": ([],),
+    # There are no reasoning items to give back.
+    "include": ([], ["reasoning.encrypted_content"]),
     "max_tool_calls": (),
     "moderation": (),
     "prompt": (),
     "prompt_cache_options": (),
-    "prompt_cache_retention": (),
+    "prompt_cache_retention": ("in_memory", "24h"),
     "reasoning": ({},),
     "service_tier": ("auto", "default"),
     "stream_options": ({}, {"include_obfuscation": False}),

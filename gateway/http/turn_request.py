@@ -189,6 +189,7 @@ def _params(body: CreateResponse) -> message_pb2.SamplingParams:
         top_p=body.top_p,
         stop=stops_of(body.stop),
         ignore_eos=body.ignore_eos,
+        min_output_tokens=body.min_tokens,
         structured_output=form("text.format", body.text.format) if body.text is not None else None,
         tools=tool_use(body.tools, body.tool_choice, body.parallel_tool_calls),
     )

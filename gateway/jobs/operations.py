@@ -21,7 +21,7 @@ from isthmus.session.v1 import operation_pb2, turn_pb2
 from gateway.backend import Backend
 from gateway.jobs.book import Shelf
 from gateway.jobs.jobs import TurnJobs
-from gateway.jobs.record import JobRecord, JobState
+from gateway.jobs.record import JobRecord, JobState, reason_of
 from gateway.names import parse_operation
 from gateway.tenancy import tenant
 from services.config import JobSettings
@@ -139,7 +139,7 @@ def _listed(record: JobRecord) -> operations_pb2.Operation:
     """The operation of a job as the book alone knows it: a failure is told, a reply is not."""
     operation = operations_pb2.Operation(name=f"{_turn_name(record)}/operation", done=not record.state.is_live)
     if record.state in (JobState.DEAD, JobState.FAILED):
-        error = turn_pb2.TurnError(reason=_reason(record.reason), message=record.message)
+        error = turn_pb2.TurnError(reason=reason_of(record.reason), message=record.message)
         turn = turn_pb2.Turn(name=_turn_name(record), state=turn_pb2.Turn.STATE_FAILED, error=error)
         operation.error.CopyFrom(to_status(_error(turn)))
     elif record.state is JobState.CANCELLED:
@@ -164,7 +164,7 @@ def _metadata(record: JobRecord) -> operation_pb2.TurnOperationMetadata:
     if record.end_ms:
         _set_time(metadata.end_time, record.end_ms)
     if record.reason:
-        metadata.last_error.reason = _reason(record.reason)
+        metadata.last_error.reason = reason_of(record.reason)
         metadata.last_error.message = record.message
     return metadata
 
@@ -180,12 +180,6 @@ def _error(turn: turn_pb2.Turn) -> IsthmusError:
         message = f"{turn.name} expired: its driver was lost, and another turn was opened before anybody took it over"
         return IsthmusError(errors_pb2.ERROR_REASON_LEASE_LOST, message)
     return IsthmusError(turn.error.reason or errors_pb2.ERROR_REASON_INTERNAL, turn.error.message)
-
-
-def _reason(name: str) -> errors_pb2.ErrorReason.ValueType:
-    full = f"ERROR_REASON_{name}"
-    known = full in errors_pb2.ErrorReason.keys()  # noqa: SIM118 - protobuf's own
-    return errors_pb2.ErrorReason.Value(full) if known else errors_pb2.ERROR_REASON_INTERNAL
 
 
 def _set_time(target: timestamp_pb2.Timestamp, ms: int) -> None:

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Final
 
 import msgspec
+from isthmus.errors.v1 import errors_pb2
 
 _KEY_BYTES: Final = 16
 # The key of a job comes first in what is stored, so that scripts can compare it.
@@ -83,3 +84,10 @@ def encode(record: JobRecord) -> bytes:
 def decode(stored: bytes) -> JobRecord:
     """The record that was stored. Raises msgspec.MsgspecError for bytes that are none."""
     return msgspec.json.decode(stored[KEY_CHARS:], type=JobRecord)
+
+
+def reason_of(name: str) -> errors_pb2.ErrorReason.ValueType:
+    """The ErrorReason of a record's `reason`; INTERNAL for one that only a later release knows."""
+    full = f"ERROR_REASON_{name}"
+    known = full in errors_pb2.ErrorReason.keys()  # noqa: SIM118 - protobuf's own
+    return errors_pb2.ErrorReason.Value(full) if known else errors_pb2.ERROR_REASON_INTERNAL

@@ -25,7 +25,7 @@ from gateway.jobs.book import JobBook
 from gateway.jobs.ending import Ending
 from gateway.jobs.leases import TurnLeases
 from gateway.jobs.metrics import JobMetrics
-from gateway.jobs.record import JobRecord, JobState, job_name
+from gateway.jobs.record import JobRecord, JobState, job_name, reason_of
 from gateway.jobs.verdict import backoff_ms, delay_ms
 from gateway.turn.calls import Job
 from gateway.turn.turns import TurnDriver
@@ -86,9 +86,7 @@ class JobRunner:
         attempt = max(turn.attempt, delivery)
         record = self._begun(record, attempt)
         if attempt > self._settings.attempts_count_max:
-            message = f"its gateway was lost, or it failed, in each of {attempt - 1} attempts"
-            lost = IsthmusError(errors_pb2.ERROR_REASON_INTERNAL, f"{message}: {record.message or 'nothing is known'}")
-            return await self._failed(record, lost)
+            return await self._failed(record, _lost(record, attempt - 1))
         if not await self._book.change(record):
             return None
         try:
@@ -157,3 +155,10 @@ class JobRunner:
             await self._ending.drop(record)
         else:
             await self._ending.end(record, turn)
+
+
+def _lost(record: JobRecord, attempts: int) -> IsthmusError:
+    """Why a job is given up whose last gateway said nothing: what an attempt that could tell failed of, or that."""
+    message = f"its gateway was lost, or it failed, in each of {attempts} attempts"
+    reason = reason_of(record.reason) if record.reason else errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
+    return IsthmusError(reason, f"{message}: {record.message or 'nothing else is known'}")

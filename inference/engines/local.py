@@ -40,7 +40,7 @@ class LocalEngine:
         self.model = settings.model or context.files.name
         self.context_tokens_max = min(settings.context_tokens_max or trained, trained)
         self.adapters: tuple[str, ...] = ()
-        self.samples = frozenset({"structured_output", "tools", "ignore_eos"})
+        self.samples = frozenset({"structured_output", "tools", "min_output_tokens"})
         self._settings = settings
         self._end_ids = context.files.vocabulary.end_ids
         self._starting = asyncio.Lock()
@@ -123,5 +123,5 @@ def _addition(number: int, request: EngineRequest, tag: str) -> Add:
         top_p=_TOP_P if sampling.top_p is None else sampling.top_p,
         seed=seed & ((1 << _SEED_BITS) - 1),
         tag=tag,
-        is_full=bool(sampling.ignore_eos),
+        output_tokens_min=sampling.output_tokens_min,
     )

@@ -28,10 +28,11 @@ _SAMPLES: Final = frozenset(
         "logprobs",
         "structured_output",
         "tools",
-        "ignore_eos",
+        "min_output_tokens",
     }
 )
-_PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES - {"structured_output", "tools", "ignore_eos"}))
+_OWN_SHAPE: Final = frozenset({"structured_output", "tools", "min_output_tokens"})
+_PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES - _OWN_SHAPE))
 FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 
 
@@ -43,7 +44,7 @@ class OpenAIEngine:
         self.model = context.settings.model or settings.model or ""
         self.context_tokens_max = context.settings.context_tokens_max or context.files.vocabulary.context_tokens_max
         self.adapters: tuple[str, ...] = ()
-        self.samples = _SAMPLES if settings.vllm_fields else _SAMPLES - {"tools", "ignore_eos"}
+        self.samples = _SAMPLES if settings.vllm_fields else _SAMPLES - {"tools", "min_output_tokens"}
         self.is_loading = False
         self.running = 0
         self._settings = settings
@@ -124,7 +125,7 @@ class OpenAIEngine:
         if self._settings.vllm_fields:
             body |= {"return_token_ids": True, "stop_token_ids": list(self._end_ids), "priority": request.priority}
             body |= {"cache_salt": request.cache_salt} if request.cache_salt else {}
-            body |= {"min_tokens": sampling.output_tokens_max} if sampling.ignore_eos else {}
+            body |= {"min_tokens": sampling.output_tokens_min} if sampling.output_tokens_min else {}
         form = _form(sampling)
         if form is not None:
             body["structured_outputs"] = form

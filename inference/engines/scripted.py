@@ -38,7 +38,7 @@ class ScriptedEngine:
         self.model = settings.model or "scripted"
         self.context_tokens_max = settings.context_tokens_max or _CONTEXT_TOKENS_MAX
         self.adapters: tuple[str, ...] = ()
-        self.samples = frozenset({"structured_output", "tools", "ignore_eos"})
+        self.samples = frozenset({"structured_output", "tools", "min_output_tokens"})
         self.steps = 0
         self.is_loading = False
         self._settings = settings
@@ -100,9 +100,7 @@ class ScriptedEngine:
         if form is not None:
             ids: list[int] = self._tokenizer.encode(form).tolist()
             return ids
-        count = self._settings.scripted_output_tokens
-        if request.sampling.ignore_eos:
-            count = len(request.emitted) + request.sampling.output_tokens_max
+        count = max(self._settings.scripted_output_tokens, len(request.emitted) + request.sampling.output_tokens_min)
         key = request.points[0].digest + repr(request.sampling.seed).encode()
         words: list[str] = []
         ids = []

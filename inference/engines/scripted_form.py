@@ -85,7 +85,9 @@ def _of_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> 
             properties = schema.get("properties", {})
             return {name: _instance(properties.get(name, {}), root, depth + 1) for name in schema.get("required", ())}
         case "array":
-            return [_instance(schema.get("items", {}), root, depth + 1)] * int(schema.get("minItems", 0))
+            # Without a least number of them none is made: items may be of the schema that they stand in.
+            count = int(schema.get("minItems", 0))
+            return [_instance(schema.get("items", {}), root, depth + 1)] * count if count else []
         case "integer" | "number":
             return 1
         case "boolean":

@@ -35,7 +35,7 @@ _SAMPLES: Final = frozenset(
         "logprobs",
         "structured_output",
         "tools",
-        "ignore_eos",
+        "min_output_tokens",
     }
 )
 _NOBODY: Final = Residents(Bounds(0, 0, 0, 0.0, 0, 0))

@@ -32,7 +32,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "max_tokens": "params.max_output_tokens",
     "structured_outputs": "params.structured_output",
     "tools": "params.tools",
-    "min_tokens": "params.ignore_eos",
+    "min_tokens": "params.min_output_tokens",
 }
 _FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 _SEED_BITS: Final = 63
@@ -52,7 +52,7 @@ def sampling_params(
     return SamplingParams(
         **chosen,
         max_tokens=tokens_max,
-        min_tokens=tokens_max if sampling.ignore_eos else 0,
+        min_tokens=min(sampling.output_tokens_min, tokens_max),
         seed=None if sampling.seed is None else sampling.seed & ((1 << _SEED_BITS) - 1),
         stop_token_ids=sorted(end_ids),
         structured_outputs=_form(sampling, forms),

@@ -34,8 +34,8 @@ class Add(msgspec.Struct, tag=True, frozen=True):
     seed: int
     # The grammar that the reply keeps to, as a structural tag; empty for none.
     tag: str = ""
-    # Whether it has all of its tokens, whatever the model would end it with.
-    is_full: bool = False
+    # Before so many, whatever the model would end it with, it goes on.
+    output_tokens_min: int = 0
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):

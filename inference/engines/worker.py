@@ -114,7 +114,7 @@ def _load(setup: Setup) -> Any:
 def _generation_config(request: Add, end_ids: frozenset[int]) -> Any:
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens = request.output_tokens_max
-    config.min_new_tokens = request.output_tokens_max if request.is_full else 0
+    config.min_new_tokens = request.output_tokens_min
     config.stop_token_ids = set(end_ids)
     config.do_sample = request.temperature > 0
     if config.do_sample:

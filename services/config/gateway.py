@@ -8,7 +8,7 @@ from services.config.access import AccessSettings
 from services.config.caches import CacheSettings
 from services.config.jobs import JobSettings, WebhookSettings
 from services.config.limits import LimitsSettings
-from services.config.pools import TIER, PoolSettings, ResilienceSettings, RouteSettings
+from services.config.pools import POOL_DEFAULT, TIER, PoolSettings, ResilienceSettings, RouteSettings
 from services.config.section import Section
 from services.config.validation import ValidationSettings
 
@@ -86,10 +86,10 @@ class GatewaySettings(Section):
 
     @model_validator(mode="after")
     def _routes_lead_somewhere(self) -> GatewaySettings:
-        known = {*self.pools, *(f"{TIER}{pool.tier}" for pool in self.pools.values() if pool.tier)}
+        # Replicas that announce none are of the default pool, whether anything is set of it or not.
+        known = {POOL_DEFAULT, *self.pools, *(f"{TIER}{pool.tier}" for pool in self.pools.values() if pool.tier)}
         for name, route in self.routes.items():
             for pool in (pool for rule in route.rules for pool in rule.pools):
                 if pool not in known:
-                    expected = ", ".join(sorted(known)) or "that gateway.pools has some"
-                    raise ValueError(f"routes.{name}: {pool!r} is no pool; expected one of {expected}")
+                    raise ValueError(f"routes.{name}: {pool!r} is no pool; expected one of {', '.join(sorted(known))}")
         return self

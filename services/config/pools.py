@@ -10,6 +10,8 @@ from services.config.section import Section
 
 # A rule names pools by name, or all pools of a tier.
 TIER: Final = "tier:"
+# Of replicas that announce none.
+POOL_DEFAULT: Final = "default"
 _NAME: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 

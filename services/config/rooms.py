@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import Field, field_validator
 
 from services.config.audits import AuditSettings
+from services.config.pools import POOL_DEFAULT
 from services.config.section import Section
 
 _ENGINE: Final = re.compile(r"local|vllm|scripted|(openai|openai-chat|anthropic):https?://[^/\s]+(/\S*)?")
@@ -55,7 +56,7 @@ class InferenceSettings(Section):
     # conversations, and `scripted` makes text up at a set pace, for tests.
     engine: str = Field(default="local", max_length=1_024)
     # The pool that the replica is of, by which gateways route (`gateway.pools`), and where it is.
-    pool: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    pool: str = Field(default=POOL_DEFAULT, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     region: str = Field(default="", max_length=63, pattern=r"^[\x21-\x7e]*$")
     # The name under which the model is served; None takes the engine's own.
     model: str | None = Field(default=None, min_length=1, max_length=256)

@@ -17,13 +17,19 @@ async def test_a_reply_that_may_not_end_has_all_of_its_tokens(http: httpx.AsyncC
     body = {"model": "scripted", "input": "Go on.", "max_output_tokens": 40, "ignore_eos": True, "stop": None}
     answer = (await http.post("/v1/responses", json=body)).json()
     assert (answer["usage"]["output_tokens"], answer["status"]) == (40, "completed")
-    chat = {
+    chat: dict[str, Any] = {
         "model": "scripted",
         "messages": [{"role": "user", "content": "Go on."}],
         "max_tokens": 30,
         "ignore_eos": True,
     }
     assert (await http.post("/v1/chat/completions", json=chat)).json()["usage"]["completion_tokens"] == 30
+    del chat["ignore_eos"]
+    # vLLM's multi-turn benchmark asks for each answer's length so.
+    chat |= {"min_tokens": 20}
+    assert (await http.post("/v1/chat/completions", json=chat)).json()["usage"]["completion_tokens"] == 20
+    wrong = await http.post("/v1/chat/completions", json={**chat, "min_tokens": 31})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "min_tokens")
     ends = (await http.post("/v1/responses", json={**body, "ignore_eos": False})).json()
     assert ends["usage"]["output_tokens"] == 8
 

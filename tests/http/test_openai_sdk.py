@@ -29,6 +29,13 @@ class MathReasoning(BaseModel):
     confidence: float | None
 
 
+class Part(BaseModel):
+    """A value with values of its own kind, as a user interface has."""
+
+    label: str
+    children: list[Part]
+
+
 class GetWeather(BaseModel):
     """Determine the weather at a place."""
 
@@ -71,6 +78,8 @@ async def refused(call: Any) -> tuple[str | None, str | None]:
 
 
 async def test_a_response_is_parsed_into_a_model(sdk: AsyncOpenAI) -> None:
+    tree = await sdk.responses.parse(model=MODEL, input="A form.", text_format=Part)
+    assert isinstance(tree.output_parsed, Part)
     made = await sdk.responses.parse(model=MODEL, input="solve 8x + 31 = 2", text_format=MathReasoning)
     assert isinstance(made.output_parsed, MathReasoning)
     assert made.text is not None

@@ -88,7 +88,7 @@ async def test_a_reply_ends_at_its_length(engine: LocalEngine, template: ChatTem
 
 async def test_a_reply_that_may_not_end_has_all_of_its_tokens(engine: LocalEngine, template: ChatTemplate) -> None:
     asked = request(template, "What is the capital of France?", 60)
-    outputs = await outputs_of(engine, replace(asked, sampling=replace(asked.sampling, ignore_eos=True)))
+    outputs = await outputs_of(engine, replace(asked, sampling=replace(asked.sampling, output_tokens_min=60)))
     assert outputs[-1].finish_reason == turn_pb2.FINISH_REASON_LENGTH
     assert sum(len(output.token_ids) for output in outputs) == 60
 

@@ -87,6 +87,7 @@ async def test_a_job_that_takes_its_gateways_with_it_is_given_up(quick: Settings
         await valkey.hset("isthmus:{local/s1}:meta", "open_attempt", "9")
         await mesh.add_gateway(1, quick)
         dead = await client.done(operation.name)
+        assert error_of(dead).reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
         assert "its gateway was lost" in error_of(dead).message
         assert len(await turns_in(client, "s1")) == 1
 

@@ -17,6 +17,7 @@ def sampling(request: CreateChatCompletion) -> message_pb2.SamplingParams:
     """The parameters; InvalidField or Refusal by the name of one that cannot be."""
     params = message_pb2.SamplingParams(
         max_output_tokens=_tokens_max(request),
+        min_output_tokens=request.min_tokens,
         stop=stops_of(request.stop),
         logprobs=_logprobs(request),
         structured_output=_form(request),
@@ -33,6 +34,7 @@ def told_by_name(request: CreateChatCompletion, error: IsthmusError) -> IsthmusE
     """The error with the client's name for a parameter in place of the contract's."""
     names = {
         "params.max_output_tokens": "max_tokens" if request.max_tokens is not None else "max_completion_tokens",
+        "params.min_output_tokens": "min_tokens",
         "params.structured_output": "response_format",
         "params.tools": "tools",
     }

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
-from gateway.http.shapes import ROLES
+from gateway.http.shapes import ROLES, TokensMin
 from gateway.http.stops import Stop
 from gateway.http.tools.shapes import (
     FUNCTIONS_COUNT_MAX,
@@ -96,8 +96,9 @@ class CreateChatCompletion(msgspec.Struct, forbid_unknown_fields=True, kw_only=T
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop = None
-    # Not OpenAI's: as vLLM has it, for benchmarks.
+    # Not OpenAI's: as vLLM has them, for benchmarks.
     ignore_eos: bool | None = None
+    min_tokens: TokensMin | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logprobs: bool | None = None
