@@ -78,7 +78,7 @@ class Drive:
         key = (self._errand.tenant, self._errand.session, opened.turn.number)
         try:
             with self._means.driven.driving(key, self._stop):
-                async with lease.kept(
+                with lease.kept(
                     lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms
                 ):
                     check_window(self._errand.request, self._manifest.report)
@@ -113,7 +113,6 @@ class Drive:
         )
 
     async def _generate(self, writer: OutputWriter) -> None:
-        writer.start()
         try:
             self._tell(await self._begin())
             async with aclosing(self._reply.events()) as events:
