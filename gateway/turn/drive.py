@@ -78,9 +78,7 @@ class Drive:
         key = (self._errand.tenant, self._errand.session, opened.turn.number)
         try:
             with self._means.driven.driving(key, self._stop):
-                with lease.kept(
-                    lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms
-                ):
+                with lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms):
                     check_window(self._errand.request, self._manifest.report)
                     self._tell(self._ledger.opened(leg, opened))
                     writer = await self._writer(opened)
