@@ -77,16 +77,18 @@ class Drive:
         self._manifest, self._lease = opened.manifest, lease_of(opened)
         key = (self._errand.tenant, self._errand.session, opened.turn.number)
         try:
-            with self._means.driven.driving(key, self._stop):
-                with lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms):
-                    check_window(self._errand.request, self._manifest.report)
-                    self._tell(self._ledger.opened(leg, opened))
-                    writer = await self._writer(opened)
-                    await self._generate(writer)
-                    if has_form(self._errand.request.params):
-                        await asyncio.to_thread(check_reply, self._errand.request.params, self._reply.reply())
-                    committing = self._commit(writer)
-                    turn, added = await asyncio.shield(committing)
+            with (
+                self._means.driven.driving(key, self._stop),
+                lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms),
+            ):
+                check_window(self._errand.request, self._manifest.report)
+                self._tell(self._ledger.opened(leg, opened))
+                writer = await self._writer(opened)
+                await self._generate(writer)
+                if has_form(self._errand.request.params):
+                    await asyncio.to_thread(check_reply, self._errand.request.params, self._reply.reply())
+                committing = self._commit(writer)
+                turn, added = await asyncio.shield(committing)
         except Exception as error:
             await self._fail(error)
             raise

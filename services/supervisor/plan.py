@@ -16,9 +16,9 @@ Pair: TypeAlias = tuple[Address, Address]
 
 CONFIG_VARIABLE: Final = "ISTHMUS_CONFIG"
 _OWN_PREFIX: Final = "ISTHMUS_"
-# What Python and gRPC read before any setting is there, unless the user has set it; the image has the same. gRPC's client
-# does its reads and writes on the thread that polls: the engine that is its default wakes a thread of its own for each,
-# which took a fifth more processor time a call, and twice the context switches.
+# What Python and gRPC read before any setting is there, unless the user has set it; the image has the same. gRPC's
+# client does its reads and writes on the thread that polls: its default wakes a thread of its own for each, which took
+# a fifth more processor time a call, and twice the context switches.
 RUNTIME: Final = {"PYTHONUNBUFFERED": "1", "GRPC_EXPERIMENTS": "-event_engine_client"}
 GATEWAY: Final = "gateway"
 SHARD: Final = "context_store"
