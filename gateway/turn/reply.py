@@ -134,6 +134,8 @@ class ReplyStream:
                 yield Piece(
                     text=delta.text, logprobs=delta.logprobs, token_ids=delta.token_ids, tokenizer=replica.tokenizer
                 )
+                if delta.is_last:
+                    return
             event = await self._read(attempt)
         if self._finish_reason == _OPEN:
             raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
@@ -147,6 +149,12 @@ class ReplyStream:
         if event is None or not event.HasField("finished"):
             raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
         self._finish(event, attempt.replica)
+        try:
+            # Its status, behind which nothing of the call is left to be cancelled.
+            await self._read(attempt)
+        except IsthmusError as error:
+            if not is_transient(error):
+                raise
 
     def _can_go_on(self) -> bool:
         """Whether another replica may take the place of one that was lost."""
