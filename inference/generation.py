@@ -18,6 +18,7 @@ from inference.admission import Admission, Stay
 from inference.assembly import Assembled, WindowAssembler, WindowTooLong, reply_digest
 from inference.begun import Begun, take_over
 from inference.engine import Engine, EngineRequest, Sampling
+from inference.merging import merging
 from inference.metrics import InferenceMetrics
 from inference.template import ChatTemplate
 from inference.tokenizer import Tokenizer
@@ -79,6 +80,7 @@ class Generator:
         self._admission = admission
         self._metrics = metrics
         self._excess_factor = settings.window_excess_factor_max
+        self._delta_outputs_count_max = settings.delta_outputs_count_max
         self._replica = replica
         # A quarter of a small context at most, so that the window keeps most of it.
         self.output_tokens_default: Final = min(settings.max_output_tokens_default, engine.context_tokens_max // 4)
@@ -102,9 +104,10 @@ class Generator:
             held_tokens = started.window_tokens + sampling.output_tokens_max
             async with stay.running(started.new_tokens + len(begun.ids), held_tokens):
                 self._metrics.began(measured, stay.waited_s)
-                yield contract.GenerateResponse(started=started)
                 output = _Output([begun.text], begun.ids.tolist())
-                async with aclosing(self._run(request, assembled, sampling, begun, output, stay)) as deltas:
+                running = self._run(request, assembled, sampling, begun, output, stay)
+                async with merging(running, self._delta_outputs_count_max) as deltas:
+                    yield contract.GenerateResponse(started=started)
                     async for delta in deltas:
                         measured.delta()
                         yield contract.GenerateResponse(delta=delta)
@@ -134,7 +137,7 @@ class Generator:
         text = begun.owed + (detokenizer.finish() if output.finish_reason else "")
         if text:
             output.text.append(text)
-            yield contract.GenerateResponse.Delta(text=text)
+            yield contract.GenerateResponse.Delta(text=text, is_last=bool(output.finish_reason))
         if output.finish_reason:
             return
         prompt = EngineRequest(
@@ -166,7 +169,11 @@ class Generator:
                     output.text.append(text)
                     if each.token_ids or text:
                         yield contract.GenerateResponse.Delta(
-                            text=text, token_ids=each.token_ids, logprobs=each.logprobs, limits=each.limits
+                            text=text,
+                            token_ids=each.token_ids,
+                            logprobs=each.logprobs,
+                            limits=each.limits,
+                            is_last=bool(output.finish_reason),
                         )
                     if output.finish_reason:
                         return

@@ -15,6 +15,9 @@ from inference.vocabulary import Vocabulary
 
 TokenIds = NDArray[np.int32]
 
+# The threads of a batch take longer to wake than so few characters to encode.
+_ALONE_CHARS_MAX: Final = 2_048
+
 
 class Tokenizer:
     """A model's tokenizer, safe to use from any thread.
@@ -39,6 +42,8 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """The ids of each text, in order. Releases the interpreter while it works."""
+        if sum(map(len, texts)) <= _ALONE_CHARS_MAX:
+            return [self.encode(text) for text in texts]
         return [
             np.asarray(each.ids, dtype=np.int32)
             for batch in self._batches(texts)

@@ -86,6 +86,7 @@ async def turn_request(edge: Edge, body: CreateResponse, idempotency_key: str) -
         model=body.model,
         user=user_of(body.user, body.safety_identifier),
         truncation=_TRUNCATION[body.truncation],
+        hop_detail=session_service_pb2.RunTurnRequest.HOP_DETAIL_RECEIPT,
     )
     metadata = messages.labels(body.metadata)
     if body.conversation is not None and body.previous_response_id is not None:

@@ -84,16 +84,16 @@ class Drive:
         self._manifest, self._lease = opened.manifest, lease_of(opened)
         key = (self._errand.tenant, self._errand.session, opened.turn.number)
         try:
-            with self._means.driven.driving(key, self._stop):
-                async with lease.kept(
-                    lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms
-                ):
-                    check_window(self._errand.request, self._manifest.report)
-                    self._tell(self._ledger.opened(leg, opened))
-                    writer = await self._writer(opened)
-                    await self._generate(writer)
-                    committing = self._commit(writer)
-                    turn, added = await asyncio.shield(committing)
+            with (
+                self._means.driven.driving(key, self._stop),
+                lease.kept(lambda: self._calls.renew(self._lease), self._stop, self._means.settings.lease_ms),
+            ):
+                check_window(self._errand.request, self._manifest.report)
+                self._tell(self._ledger.opened(leg, opened))
+                writer = await self._writer(opened)
+                await self._generate(writer)
+                committing = self._commit(writer)
+                turn, added = await asyncio.shield(committing)
         except Exception as error:
             await self._fail(error)
             raise
@@ -118,7 +118,6 @@ class Drive:
         )
 
     async def _generate(self, writer: OutputWriter) -> None:
-        writer.start()
         try:
             self._tell(await self._begin())
             async with aclosing(self._reply.events()) as events:

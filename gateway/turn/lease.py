@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from isthmus.errors.v1 import errors_pb2
@@ -26,19 +26,28 @@ NOT_OURS: Final = frozenset(
 _RENEWALS_PER_LEASE = 3
 
 
-@asynccontextmanager
-async def kept(renew: Callable[[], Awaitable[object]], stop: Stop, lease_ms: int) -> AsyncIterator[None]:
+@contextmanager
+def kept(renew: Callable[[], Awaitable[object]], stop: Stop, lease_ms: int) -> Iterator[None]:
     """Calls `renew` every third of the lease while inside; a lease that is lost pulls `stop`."""
-    keeper = asyncio.create_task(_keep(renew, stop, lease_ms))
+    every_s = lease_ms / 1000 / _RENEWALS_PER_LEASE
+    keeper: asyncio.Task[None] | None = None
+
+    def begin() -> None:
+        nonlocal keeper
+        keeper = asyncio.create_task(_keep(renew, stop, every_s))
+
+    # A timer until then: most turns are over before the first renewal, and need no task for it.
+    timer = asyncio.get_running_loop().call_later(every_s, begin)
     try:
         yield
     finally:
-        keeper.cancel()
+        timer.cancel()
+        if keeper is not None:
+            keeper.cancel()
 
 
-async def _keep(renew: Callable[[], Awaitable[object]], stop: Stop, lease_ms: int) -> None:
+async def _keep(renew: Callable[[], Awaitable[object]], stop: Stop, every_s: float) -> None:
     while True:
-        await asyncio.sleep(lease_ms / 1000 / _RENEWALS_PER_LEASE)
         try:
             await renew()
         except IsthmusError as error:
@@ -46,3 +55,4 @@ async def _keep(renew: Callable[[], Awaitable[object]], stop: Stop, lease_ms: in
             if error.reason in NOT_OURS:
                 stop.pull(error)
                 return
+        await asyncio.sleep(every_s)

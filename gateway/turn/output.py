@@ -23,15 +23,22 @@ class Output:
     """The events of a turn, from the task that makes them to the caller who reads them. One reader.
 
     `piece` is the number of the last piece told: each is told once, in order, whoever says it. `outlives`: what is done
-    for the reader goes on without him. `see` gets every event, whether or not there is a reader.
+    for the reader goes on without him. `see` gets every event, whether or not there is a reader, who gets hops only if
+    he `wants_hops`.
     """
 
     def __init__(
-        self, after_piece: int = 0, *, outlives: bool = False, see: Callable[[Event], None] | None = None
+        self,
+        after_piece: int = 0,
+        *,
+        outlives: bool = False,
+        wants_hops: bool = True,
+        see: Callable[[Event], None] | None = None,
     ) -> None:
         self.piece = after_piece
         self.outlives = outlives
         self.is_left = False
+        self._wants_hops = wants_hops
         self._see = see
         self._events: deque[Event] = deque()
         self._moved = asyncio.Event()
@@ -42,7 +49,7 @@ class Output:
         """For the reader, if there still is one."""
         if self._see is not None:
             self._see(event)
-        if not self.is_left:
+        if not self.is_left and (self._wants_hops or not event.HasField("hop")):
             self._events.append(event)
             self._moved.set()
 
@@ -103,6 +110,7 @@ class OutputWriter:
         self._waiting: deque[Piece] = deque()
         self._moved = asyncio.Event()
         self._is_finished = False
+        self._beginning: asyncio.Handle | None = None
         self._task: asyncio.Task[None] | None = None
         # Pieces that the output never had, with their numbers: they go with the commit, and are told after it.
         self.rest: list[tuple[int, Piece]] = []
@@ -112,14 +120,13 @@ class OutputWriter:
         """UTF-8 bytes of each piece of the reply."""
         return [len(piece.text.encode()) for piece in self._written]
 
-    def start(self) -> None:
-        """Begins to write what `put` brings."""
-        self._task = asyncio.create_task(self._write(), name="write output")
-
     def put(self, piece: Piece) -> None:
         """More of the reply; what has no text and no logprobs waits for what has."""
         self._waiting.append(piece)
         self._moved.set()
+        if self._beginning is None:
+            # Not before its caller waits for more: a reply that is whole by then is not written ahead.
+            self._beginning = asyncio.get_running_loop().call_soon(self._begin)
 
     async def finish(self) -> None:
         """The reply is whole. Waits for what is on its way; what has not begun its way becomes `rest`."""
@@ -127,14 +134,21 @@ class OutputWriter:
         self._moved.set()
         if self._task is not None:
             await self._task
+        elif self._beginning is not None:
+            self._beginning.cancel()
         while any(map(_is_heard, self._waiting)):
             self._written.append(self._cut())
             self.rest.append((len(self._written), self._written[-1]))
 
     def close(self) -> None:
         """Writes no more."""
+        if self._beginning is not None:
+            self._beginning.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._write(), name="write output")
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

@@ -132,14 +132,34 @@ class ReplyStream:
                 if not self._fits(delta.text):
                     self._finish_reason = turn_pb2.FINISH_REASON_LENGTH
                     return
+                if delta.is_last:
+                    # First the end: a reply that is known to be whole needs no trip of its own ahead of the commit.
+                    await self._read_end(attempt)
                 self._emitted.add(delta, replica.tokenizer)
                 yield Piece(
                     text=delta.text, logprobs=delta.logprobs, token_ids=delta.token_ids, tokenizer=replica.tokenizer
                 )
-            with self._stop.cancelling(attempt.cancel):
-                event = await attempt.read()
+                if delta.is_last:
+                    return
+            event = await self._read(attempt)
         if self._finish_reason == _OPEN:
             raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
+
+    async def _read(self, attempt: Attempt) -> inference_service_pb2.GenerateResponse | None:
+        with self._stop.cancelling(attempt.cancel):
+            return await attempt.read()
+
+    async def _read_end(self, attempt: Attempt) -> None:
+        event = await self._read(attempt)
+        if event is None or not event.HasField("finished"):
+            raise UpstreamUnavailable("the replica ended its stream before the reply was finished")
+        self._finish(event, attempt.replica)
+        try:
+            # Its status, behind which nothing of the call is left to be cancelled.
+            await self._read(attempt)
+        except IsthmusError as error:
+            if not is_transient(error):
+                raise
 
     def _can_go_on(self) -> bool:
         """Whether another replica may take the place of one that was lost."""

@@ -92,7 +92,8 @@ class TurnDriver:
         continues = request.on_disconnect == turn_pb2.ON_DISCONNECT_CONTINUE
         until = self._until(received_at, has_deadline=not continues)
         entry = self.admission.turn(tenant, request)
-        output = Output(outlives=continues and job is None, see=entry.see)
+        wants_hops = request.hop_detail == session_service_pb2.RunTurnRequest.HOP_DETAIL_UNSPECIFIED
+        output = Output(outlives=continues and job is None, wants_hops=wants_hops, see=entry.see)
 
         async def work() -> None:
             asked = Asked(tenant, request, after_turn, received_at, until, is_streamed, job)

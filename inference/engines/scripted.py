@@ -22,8 +22,6 @@ _TEXT: Final = (
     "the narrow way between two lands carries what has changed and nothing else so a long story stays where it was "
     "told while each new word crosses on its own and comes back with an answer that knows all of it"
 )
-_WORDS: Final = _TEXT.split()
-_UNPACED_TOKENS: Final = 16  # in one output when no rate is set
 
 
 class ScriptedEngine:
@@ -45,13 +43,17 @@ class ScriptedEngine:
         self._tokenizer = context.tokenizer
         self._seen: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._running = 0
+        # Their ids, within a text and at its beginning.
+        self._words: list[list[int]] = []
+        self._first_words: list[list[int]] = []
 
     @property
     def running(self) -> int:
         return self._running
 
     async def start(self) -> None:
-        self._tokenizer.encode("warm")
+        self._words = [self._tokenizer.encode(f" {word}").tolist() for word in _TEXT.split()]
+        self._first_words = [self._tokenizer.encode(word).tolist() for word in _TEXT.split()]
 
     async def stop(self) -> None:
         self._seen.clear()
@@ -90,7 +92,7 @@ class ScriptedEngine:
         rate = self._settings.scripted_tokens_per_s
         if not rate:
             await asyncio.sleep(0)
-            return sent + _UNPACED_TOKENS
+            return sent + self._settings.batch_tokens_max
         await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
         return max(sent + 1, int((time.monotonic() - started) * rate))
 
@@ -102,12 +104,13 @@ class ScriptedEngine:
             return ids
         count = max(self._settings.scripted_output_tokens, len(request.emitted) + request.sampling.output_tokens_min)
         key = request.points[0].digest + repr(request.sampling.seed).encode()
-        words: list[str] = []
         ids = []
+        drawn = 0
         while len(ids) < count:
-            draw = blake2b(len(words).to_bytes(8) + key, digest_size=64).digest()
-            words += [_WORDS[byte % len(_WORDS)] for byte in draw]
-            ids = self._tokenizer.encode(" ".join(words)).tolist()
+            for byte in blake2b(drawn.to_bytes(8) + key, digest_size=64).digest():
+                words = self._words if ids else self._first_words
+                ids += words[byte % len(words)]
+            drawn += 1
         return ids[:count]
 
     def _cached_tokens(self, request: EngineRequest) -> int:

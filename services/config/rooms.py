@@ -90,6 +90,8 @@ class InferenceSettings(Section):
     engine_restart_window_ms: int = Field(default=3_600_000, ge=1)
     engine_stop_ms_max: int = Field(default=60_000, ge=1)
     engine_start_ms_max: int = Field(default=1_800_000, ge=1)
+    # Outputs of the engine that become one delta while the caller is busy with those before; then the engine waits.
+    delta_outputs_count_max: int = Field(default=64, ge=1)
     # Shards that are asked in turn for a window when one does not answer.
     pull_attempts_count_max: int = Field(default=3, ge=1)
     # Text that goes to the tokenizer at once, and tokens whose vectors are looked up at once.

@@ -39,6 +39,20 @@ async def test_events_come_in_the_contracts_order_and_the_reply_is_durable(clien
     assert (stored.output_text, stored.finish_reason) == (done.output_text, done.finish_reason)
 
 
+async def test_who_wants_no_hops_is_told_none_and_finds_them_in_the_receipt(client: Client) -> None:
+    await client.create("s1")
+    request = turn_request("s1", "Where does the narrow way lead?", "r1")
+    request.hop_detail = session_service_pb2.RunTurnRequest.HOP_DETAIL_RECEIPT
+    events = await client.events(request)
+
+    assert [kind for kind, _ in groupby(kinds(events))] == ["accepted", "delta", "done"]
+    told = {(hop.name, hop.operation) for hop in events[-1].done.turn.receipt.hops}
+    assert told == ALL_HOPS - set(COMMIT_HOPS)
+    # How it is told is no part of what is asked for.
+    request.hop_detail = session_service_pb2.RunTurnRequest.HOP_DETAIL_UNSPECIFIED
+    assert (await client.events(request))[-1].done.turn.name == events[-1].done.turn.name
+
+
 async def test_the_receipt_is_complete_and_its_hops_were_told_as_they_came(client: Client) -> None:
     await client.create("s1")
     events = await client.events(turn_request("s1", "What did it cost?"))

@@ -159,6 +159,7 @@ class ChatRun:
             model=self._request.body.model,
             user=self._user,
             cache=self._request.cache,
+            hop_detail=session_service_pb2.RunTurnRequest.HOP_DETAIL_RECEIPT,
         )
 
     async def _settle(self, place: Place, done: Event.Done) -> None:

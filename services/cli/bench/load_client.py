@@ -55,7 +55,11 @@ class GrpcSpeaker:
     async def turn(self, session: str) -> None:
         """Runs a turn."""
         message = message_pb2.Message(role=message_pb2.ROLE_USER, text=delta(next(self._numbers)))
-        request = session_service_pb2.RunTurnRequest(session=f"sessions/{session}", messages=[message])
+        request = session_service_pb2.RunTurnRequest(
+            session=f"sessions/{session}",
+            messages=[message],
+            hop_detail=session_service_pb2.RunTurnRequest.HOP_DETAIL_RECEIPT,
+        )
         last = b""
         try:
             async for response in self._turns(request.SerializeToString(), timeout=_TURN_S_MAX):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +16,7 @@ import msgspec
 
 from services.cli.bench.histogram import Histogram
 from services.cli.errors import CliError
+from services.supervisor.plan import RUNTIME
 
 _LINE_BYTES_MAX: Final = 1 << 20
 _SAID_CHARS_MAX: Final = 4_000
@@ -50,6 +52,7 @@ class Client:
         """The client, which ends with the context."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", module, msgspec.json.encode(errand).decode()),
+            env={**RUNTIME, **os.environ},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

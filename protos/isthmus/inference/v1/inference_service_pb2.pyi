@@ -252,14 +252,19 @@ class GenerateResponse(_message.Message):
 
     @_typing.final
     class Delta(_message.Message):
+        """What the engine has said since the last one: where the caller reads more slowly than the engine writes, deltas merge."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         TEXT_FIELD_NUMBER: _builtins.int
         TOKEN_IDS_FIELD_NUMBER: _builtins.int
         LOGPROBS_FIELD_NUMBER: _builtins.int
+        IS_LAST_FIELD_NUMBER: _builtins.int
         LIMITS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
         """Whole characters only."""
+        is_last: _builtins.bool
+        """Nothing but `finished` follows, and at once."""
         @_builtins.property
         def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
             """The tokens behind the text, and those still waiting for their character's end."""
@@ -278,11 +283,12 @@ class GenerateResponse(_message.Message):
             text: _builtins.str = ...,
             token_ids: _abc.Iterable[_builtins.int] | None = ...,
             logprobs: _abc.Iterable[_message_pb2.TokenLogprob] | None = ...,
+            is_last: _builtins.bool = ...,
             limits: Global___ProviderLimits | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["is_last", b"is_last", "limits", b"limits", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -290,6 +290,23 @@ class RunTurnRequest(_message.Message):
     TRUNCATION_DISABLED: RunTurnRequest.Truncation.ValueType  # 1
     """FAILED_PRECONDITION WINDOW_OVERFLOW unless all of the session is in the window, word for word."""
 
+    class _HopDetail:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _HopDetailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RunTurnRequest._HopDetail.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        HOP_DETAIL_UNSPECIFIED: RunTurnRequest._HopDetail.ValueType  # 0
+        """An event each, as it comes; and in the receipt."""
+        HOP_DETAIL_RECEIPT: RunTurnRequest._HopDetail.ValueType  # 1
+        """In the receipt alone, which has all but the commit's: fewer events than half for a short reply."""
+
+    class HopDetail(_HopDetail, metaclass=_HopDetailEnumTypeWrapper): ...
+    HOP_DETAIL_UNSPECIFIED: RunTurnRequest.HopDetail.ValueType  # 0
+    """An event each, as it comes; and in the receipt."""
+    HOP_DETAIL_RECEIPT: RunTurnRequest.HopDetail.ValueType  # 1
+    """In the receipt alone, which has all but the commit's: fewer events than half for a short reply."""
+
     @_typing.final
     class LabelsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -322,6 +339,7 @@ class RunTurnRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     TRUNCATION_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    HOP_DETAIL_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     request_id: _builtins.str
     """Makes the turn take effect once, however often it is sent. Empty lets the server choose one."""
@@ -340,6 +358,8 @@ class RunTurnRequest(_message.Message):
     """
     truncation: Global___RunTurnRequest.Truncation.ValueType
     """What becomes of a session that is longer than the model's window."""
+    hop_detail: Global___RunTurnRequest.HopDetail.ValueType
+    """How the turn's hops are told. No part of what makes a request the same."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]: ...
     @_builtins.property
@@ -367,10 +387,11 @@ class RunTurnRequest(_message.Message):
         user: _builtins.str = ...,
         truncation: Global___RunTurnRequest.Truncation.ValueType = ...,
         cache: Global___CachePolicy | None = ...,
+        hop_detail: Global___RunTurnRequest.HopDetail.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "cache", b"cache", "params", b"params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "cache", b"cache", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn", "after_turn", b"after_turn", "cache", b"cache", "hop_detail", b"hop_detail", "labels", b"labels", "messages", b"messages", "model", b"model", "on_disconnect", b"on_disconnect", "params", b"params", "priority", b"priority", "request_id", b"request_id", "session", b"session", "truncation", b"truncation", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_turn: _TypeAlias = _typing.Literal["after_turn"]  # noqa: Y015
     _WhichOneofArgType__after_turn: _TypeAlias = _typing.Literal["_after_turn", b"_after_turn"]  # noqa: Y015
