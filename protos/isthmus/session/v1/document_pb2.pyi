@@ -81,7 +81,7 @@ class Document(_message.Message):
     EMBEDDER_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`sessions/{session}/documents/{document}`."""
+    """`sessions/{session}/documents/{document}`, or `libraries/{library}/documents/{document}`."""
     display_name: _builtins.str
     state: Global___Document.State.ValueType
     committed_bytes: _builtins.int
