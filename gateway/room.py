@@ -23,6 +23,7 @@ from gateway.http.app import create_app
 from gateway.http.server import HttpServer
 from gateway.jobs.jobs import TurnJobs
 from gateway.jobs.operations import OperationsServicer
+from gateway.libraries.libraries import Libraries
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import Limiter
 from gateway.limits.metrics import LimitMetrics
@@ -186,12 +187,13 @@ class GatewayRoom:
             CacheServicer(caches, backend),
             cache_service_pb2.DESCRIPTOR,
         )
+        libraries = Libraries(backend, shards, settings)
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
             shared = self._context.shared_http_listen
             app = create_app(
-                backend, turns, jobs, self._gate, settings, self._context.lifecycle, shares_port=shared is not None
+                backend, turns, jobs, libraries, self._gate, settings, self._context.lifecycle, shares_port=shared is not None
             )
             self._http = HttpServer(app, self._context.http_listen, settings, shared)
             await self._http.start()

@@ -22,6 +22,7 @@ class Row:
 
 _RESPONSE: Final = "/v1/responses/{response_id}"
 _CONVERSATION: Final = "/v1/conversations/{conversation_id}"
+_FILE: Final = "/v1/files/{file_id}"
 
 TABLE: Final = (
     Row(
@@ -56,6 +57,9 @@ TABLE: Final = (
             f"GET {_CONVERSATION}",
             f"GET {_CONVERSATION}/items",
             f"GET {_CONVERSATION}/items/{{item_id}}",
+            "GET /v1/files",
+            f"GET {_FILE}",
+            f"GET {_FILE}/content",
         ),
     ),
     Row(
@@ -78,6 +82,8 @@ TABLE: Final = (
             f"DELETE {_CONVERSATION}",
             f"POST {_CONVERSATION}/items",
             f"DELETE {_CONVERSATION}/items/{{item_id}}",
+            "POST /v1/files",
+            f"DELETE {_FILE}",
         ),
     ),
     Row(None, (), ("GET /v1/models", "GET /v1/models/{model}")),

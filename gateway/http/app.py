@@ -21,11 +21,13 @@ from gateway.http.body import BoundedRequest, StrictBody
 from gateway.http.chat import completions
 from gateway.http.edge import Edge
 from gateway.http.errors import answer
+from gateway.http.files import routes as files
 from gateway.http.limits import Told, limiting
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
 from gateway.jobs.jobs import TurnJobs
+from gateway.libraries.libraries import Libraries
 from gateway.turn.turns import TurnDriver
 from services.config import Settings
 from services.lifecycle import Lifecycle
@@ -46,6 +48,11 @@ _HANDLERS = [
     conversations.delete_item,
     completions.create_chat_completion,
     embeddings.create_embeddings,
+    files.create_file,
+    files.list_files,
+    files.get_file,
+    files.get_file_content,
+    files.delete_file,
     models.list_models,
     models.get_model,
     health.healthz,
@@ -57,6 +64,7 @@ def create_app(
     backend: Backend,
     turns: TurnDriver,
     jobs: TurnJobs,
+    libraries: Libraries,
     gate: Gate,
     settings: Settings,
     lifecycle: Lifecycle,
@@ -65,7 +73,7 @@ def create_app(
 ) -> ASGIApp:
     """The ASGI application of a gateway."""
     measures = HttpMetrics(turns.metrics.registry)
-    edge = Edge(backend, turns, jobs, settings.gateway, tenant="")
+    edge = Edge(backend, turns, jobs, settings.gateway, libraries, tenant="")
 
     def edge_of(request: Request[Any, Any, Any]) -> Edge:
         return replace(edge, tenant=request.state.tenant)

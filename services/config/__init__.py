@@ -10,6 +10,7 @@ from services.config.engines import AnthropicSettings, OpenAISettings, VllmSetti
 from services.config.gateway import GatewaySettings
 from services.config.jobs import JobSettings, WebhookSettings
 from services.config.jwt import JwtSettings
+from services.config.libraries import LibrariesSettings
 from services.config.limits import CallerLimits, LimitsSettings, Price
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
@@ -45,6 +46,7 @@ __all__ = [
     "InferenceSettings",
     "JobSettings",
     "JwtSettings",
+    "LibrariesSettings",
     "LimitsSettings",
     "MembershipSettings",
     "MeshSettings",
