@@ -108,9 +108,9 @@ def bucket_index(concept: str, bucket: int) -> str:
     return f"{PREFIX}{concept}:{{{bucket:02x}}}"
 
 
-def tenant_index(tenant: str) -> str:
-    """Sorted set of a tenant's session ids, all with score 0: read in lexical order."""
-    return f"{PREFIX}sessions:{tenant}"
+def tenant_index(tenant: str, collection: str = "") -> str:
+    """Sorted set of the session ids that a tenant has in a collection, all with score 0: read in lexical order."""
+    return f"{PREFIX}sessions:{tenant}" + (f":{collection}" if collection else "")
 
 
 def usage(tenant: str) -> str:

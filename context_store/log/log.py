@@ -28,6 +28,7 @@ from context_store.log.stored import (
 from context_store.session.shown import ttl_ms
 from context_store.window.epoch import Base
 from context_store.window.summaries import SummaryRef
+from services.collections import collection_of
 from services.errors import NotFound
 from services.valkey import Ack, Argument
 
@@ -53,14 +54,14 @@ class Log(LogReads):
         return _reply(keys, answer, ack)
 
     async def enter_tenant(self, keys: Keys, sessions_max: int) -> Reply:
-        """Makes lists look for the session; FULL where the tenant has `sessions_max` (0: no bound) others."""
+        """Makes lists look for the session; FULL where its collection has `sessions_max` (0: no bound) others."""
         args: list[Argument] = [keys.session, sessions_max]
-        answer, ack = await self._run_acknowledged("enter_tenant", keys, [tenant_index(keys.tenant)], args)
+        answer, ack = await self._run_acknowledged("enter_tenant", keys, [_index_of(keys)], args)
         return _reply(keys, answer, ack)
 
     async def leave_tenant(self, keys: Keys) -> int:
         """Takes the session from lists and sums; how many entries it had there."""
-        listed = int(await self._command("ZREM", tenant_index(keys.tenant), keys.session))
+        listed = int(await self._command("ZREM", _index_of(keys), keys.session))
         counted = await self._run("leave_usage", keys, [usage(keys.tenant)], [keys.session])
         return listed + int(counted[0])
 
@@ -279,6 +280,10 @@ class Log(LogReads):
         names = [keys.meta, keys.counts, keys.summaries, keys.summary_bodies]
         args: list[Argument] = [version, *summary_arguments(summary), body, *count_arguments(tokenizer, counts)]
         return await self._change("commit_summary", keys, names, args)
+
+
+def _index_of(keys: Keys) -> str:
+    return tenant_index(keys.tenant, collection_of(keys.session))
 
 
 def _mark() -> bytes:

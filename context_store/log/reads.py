@@ -43,10 +43,11 @@ class LogReads(Running):
         super().__init__(client, acknowledger, thaw)
         self._fill = fill
 
-    async def list_sessions(self, tenant: str, after: str, count: int) -> list[str]:
-        """Ids after `after` in ascending order."""
+    async def list_sessions(self, tenant: str, collection: str, after: str, count: int) -> list[str]:
+        """Ids of a collection after `after` in ascending order."""
         low = f"({after}" if after else "-"
-        names = await self._command("ZRANGE", tenant_index(tenant), low, "+", "BYLEX", "LIMIT", 0, count)
+        index = tenant_index(tenant, collection)
+        names = await self._command("ZRANGE", index, low, "+", "BYLEX", "LIMIT", 0, count)
         return [name.decode() for name in names]
 
     async def listed(self, many: Sequence[Keys]) -> list[session_pb2.Session | None]:

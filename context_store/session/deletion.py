@@ -21,6 +21,7 @@ from context_store.log.links import Link, links_of, without
 from context_store.session.fork_notes import fork_name, fork_of
 from context_store.store import StaleError, Store, now
 from context_store.window.epoch import Past, rebase_on
+from services.collections import collection_of
 from services.errors import IsthmusError, NotFound
 
 Erasure: TypeAlias = deletion_pb2.DeletionReceipt.Erasure
@@ -149,6 +150,8 @@ class Deletions:
 
     async def _waiting(self, keys: Keys) -> list[tuple[int, int]]:
         """Segments whose summaries may be on order."""
+        if collection_of(keys.session):
+            return []
         (shown,) = await self._store.log.listed([keys])
         if shown is None or self._is_summarised(shown):
             return []

@@ -117,6 +117,10 @@ class QuotaLimits(Section):
     session_bytes_max: int = Field(default=0, ge=0)
     session_tokens_max: int = Field(default=0, ge=0)
     tenant_sessions_max: int = Field(default=0, ge=0)
+    # Not among those sessions: libraries, files, and the chat edge's bookmarks, which expire by themselves.
+    tenant_libraries_max: int = Field(default=0, ge=0)
+    tenant_files_max: int = Field(default=0, ge=0)
+    tenant_bookmarks_max: int = Field(default=0, ge=0)
     tenant_bytes_max: int = Field(default=0, ge=0)
     tenant_tokens_max: int = Field(default=0, ge=0)
 

@@ -17,7 +17,7 @@ import redis
 
 _SESSION_KEY: Final = re.compile(r"isthmus:\{(?P<member>[^{}/]+/[^{}/]+)\}:(?P<concept>\w+)")
 _INDEX: Final = re.compile(r"isthmus:(touched|due):\{[0-9a-f]{2}\}")
-_TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)")
+_TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)(:(library|file|bookmark))?")
 _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
 _API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
 _LIMITS: Final = re.compile(r"isthmus:\{limits(:[^{}]+)?\}:(overrides|version|used:.+|turns:.+|ticket:.+)")

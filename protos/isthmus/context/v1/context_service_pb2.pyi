@@ -259,6 +259,8 @@ Global___ForgetSessionResponse: _TypeAlias = ForgetSessionResponse  # noqa: Y015
 
 @_typing.final
 class ForkSessionRequest(_message.Message):
+    """Of a user's session; those of a collection have no forks."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
@@ -269,7 +271,6 @@ class ForkSessionRequest(_message.Message):
     turn: _builtins.int
     """The last turn to share, 0 for all that there is."""
     session_id: _builtins.str
-    """In the collection of the session that is forked."""
     fork_id: _builtins.bytes
     """Makes the fork once, however often it is sent."""
     @_builtins.property

@@ -422,8 +422,8 @@ class ContextServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchDocuments(self, request, context):
-        """The passages of a session's complete documents that suit a query best. By words alone until all that is searched has
-        vectors of the query's embedder.
+        """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+        have vectors of the query's embedder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

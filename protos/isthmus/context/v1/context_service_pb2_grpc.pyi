@@ -101,8 +101,8 @@ class ContextServiceStub:
     ReadDocument: _grpc.UnaryStreamMultiCallable[_context_service_pb2.ReadDocumentRequest, _context_service_pb2.ReadDocumentResponse]
     """Streams a document's bytes, as far as they are committed, in messages of at most 1 MiB."""
     SearchDocuments: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.SearchDocumentsRequest, _context_service_pb2.SearchDocumentsResponse]
-    """The passages of a session's complete documents that suit a query best. By words alone until all that is searched has
-    vectors of the query's embedder.
+    """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+    have vectors of the query's embedder.
     """
     CommitVectors: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.CommitVectorsRequest, _context_service_pb2.CommitVectorsResponse]
     """Adds vectors of a document's passages in their order if the log still holds what they were made from, or says why there
@@ -187,8 +187,8 @@ class ContextServiceAsyncStub(ContextServiceStub):
     ReadDocument: _aio.UnaryStreamMultiCallable[_context_service_pb2.ReadDocumentRequest, _context_service_pb2.ReadDocumentResponse]  # type: ignore[assignment]
     """Streams a document's bytes, as far as they are committed, in messages of at most 1 MiB."""
     SearchDocuments: _aio.UnaryUnaryMultiCallable[_context_service_pb2.SearchDocumentsRequest, _context_service_pb2.SearchDocumentsResponse]  # type: ignore[assignment]
-    """The passages of a session's complete documents that suit a query best. By words alone until all that is searched has
-    vectors of the query's embedder.
+    """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+    have vectors of the query's embedder.
     """
     CommitVectors: _aio.UnaryUnaryMultiCallable[_context_service_pb2.CommitVectorsRequest, _context_service_pb2.CommitVectorsResponse]  # type: ignore[assignment]
     """Adds vectors of a document's passages in their order if the log still holds what they were made from, or says why there
@@ -450,8 +450,8 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.SearchDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.SearchDocumentsResponse, _abc.Awaitable[_context_service_pb2.SearchDocumentsResponse]]:
-        """The passages of a session's complete documents that suit a query best. By words alone until all that is searched has
-        vectors of the query's embedder.
+        """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+        have vectors of the query's embedder.
         """
 
     @_abc_1.abstractmethod
