@@ -26,6 +26,9 @@ from gateway.http.limits import Told, limiting
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
+from gateway.http.vector_stores import batches as file_batches
+from gateway.http.vector_stores import files as store_files
+from gateway.http.vector_stores import stores
 from gateway.jobs.jobs import TurnJobs
 from gateway.libraries.libraries import Libraries
 from gateway.turn.turns import TurnDriver
@@ -53,6 +56,22 @@ _HANDLERS = [
     files.get_file,
     files.get_file_content,
     files.delete_file,
+    stores.create_vector_store,
+    stores.list_vector_stores,
+    stores.get_vector_store,
+    stores.update_vector_store,
+    stores.delete_vector_store,
+    stores.search_vector_store,
+    store_files.create_vector_store_file,
+    store_files.list_vector_store_files,
+    store_files.get_vector_store_file,
+    store_files.update_vector_store_file,
+    store_files.delete_vector_store_file,
+    store_files.get_vector_store_file_content,
+    file_batches.create_file_batch,
+    file_batches.get_file_batch,
+    file_batches.cancel_file_batch,
+    file_batches.list_file_batch_files,
     models.list_models,
     models.get_model,
     health.healthz,

@@ -30,13 +30,14 @@ class EventStream(Response[Any]):
 
 
 class ByteStream(EventStream):
-    """So many bytes of a type, told as they come. What fails in their middle closes the connection."""
+    """Bytes of a type, told as they come. What fails in their middle closes the connection."""
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str, size_bytes: int) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str, size_bytes: int | None = None) -> None:
         super().__init__(pieces)
+        length = [] if size_bytes is None else [(b"content-length", str(size_bytes).encode())]
         self._told = [
             (b"content-type", media_type.encode("latin-1", "replace")),
-            (b"content-length", str(size_bytes).encode()),
+            *length,
             # A page that somebody uploaded is nothing for a browser to run as ours.
             (b"x-content-type-options", b"nosniff"),
             (b"content-disposition", b"attachment"),

@@ -16,6 +16,7 @@ _BYTES: Final = f"{_PREFIX}bytes"
 _EXPIRES_AFTER: Final = f"{_PREFIX}expires_after_s"
 _MEDIA_TYPE: Final = f"{_PREFIX}media_type"
 
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A file that was uploaded whole. `expire_s` is 0 for one that stays until it is deleted."""
@@ -77,4 +78,3 @@ def list_filter(purpose: str, after: str) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
-

@@ -14,7 +14,8 @@ from isthmus.session.v1 import document_pb2
 from gateway.backend import Backend
 from gateway.libraries.documents import Documents
 from gateway.libraries.file_record import File, begun, ended, file_of, list_filter
-from gateway.libraries.places import FILE, FILE_DOCUMENT, file_session, new_id
+from gateway.libraries.places import FILE_DOCUMENT, file_session, new_id
+from services.collections import FILE
 from services.config import LibrariesSettings
 from services.errors import IsthmusError, NotFound
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
-LIBRARY: Final = "library"
-FILE: Final = "file"
+from services.collections import FILE, LIBRARY, member, own_id
+
 # The one document of a file.
 FILE_DOCUMENT: Final = "content"
 
@@ -17,17 +17,17 @@ _TIME_BITS: Final = 48
 
 def library_session(library: str) -> str:
     """The session of a library."""
-    return f"{LIBRARY}.{library}"
+    return member(LIBRARY, library)
 
 
 def file_session(file: str) -> str:
     """The session of a file."""
-    return f"{FILE}.{file}"
+    return member(FILE, file)
 
 
 def plain_id(name: str) -> str:
     """The id within its collection, of a session's id or name."""
-    return name.removeprefix("sessions/").partition(".")[2]
+    return own_id(name)
 
 
 def new_id(random_bytes: Callable[[int], bytes], now_ms: int) -> str:

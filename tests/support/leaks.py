@@ -26,6 +26,11 @@ _POOLS: Final = re.compile(r"isthmus:\{pools\}:drained")
 _TENANT_JOBS: Final = re.compile(
     r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|names|endpoints|test:.+)"
 )
+# What is kept of a library's files beside its log; it goes with the library.
+_LIBRARY_FILES: Final = re.compile(
+    r"isthmus:\{library:(?P<tenant>[^{}/]+)/(?P<library>[^{}/]+)\}:"
+    r"(records|all|in_progress|completed|failed|cancelled|sums|batches|batch_order)"
+)
 _CACHES: Final = re.compile(r"isthmus:cache:\{[^{}]+\}:\w+(:[\w-]+)?")
 _MEMBERS: Final = re.compile(r"isthmus:\{members\}:\w+")
 _OBJECT: Final = re.compile(r"sessions/(?P<member>[^/]+/[^/]+)/[^/]+")
@@ -73,7 +78,7 @@ class Census:
     owned: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
     # Names of job queues, of which docket makes its keys.
-    queues: frozenset[str] = frozenset({"isthmus", "isthmus-turns", "isthmus-webhooks"})
+    queues: frozenset[str] = frozenset({"isthmus", "isthmus-turns", "isthmus-webhooks", "isthmus-libraries"})
 
 
 Rule: TypeAlias = Callable[[str, Census], str | None]
@@ -123,6 +128,12 @@ def _caches(key: str, _: Census) -> str | None:
     return "cached answers" if _CACHES.fullmatch(key) else None
 
 
+def _library_files(key: str, all_: Census) -> str | None:
+    match = _LIBRARY_FILES.fullmatch(key)
+    is_there = match is not None and f"{match['tenant']}/library.{match['library']}" in all_.seen
+    return "files of a library" if is_there else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
@@ -137,6 +148,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _limits,
     _drained_pools,
     _caches,
+    _library_files,
     _jobs,
 )
 
@@ -182,7 +194,9 @@ def _client(url: str) -> Any:
 
 
 def census(
-    client: Any, folder: Path | None = None, queues: Iterable[str] = ("isthmus", "isthmus-turns", "isthmus-webhooks")
+    client: Any,
+    folder: Path | None = None,
+    queues: Iterable[str] = ("isthmus", "isthmus-turns", "isthmus-webhooks", "isthmus-libraries"),
 ) -> Census:
     """Reads all of one Valkey, and the names of the files below the folder of objects."""
     keys = frozenset(key.decode() for key in client.scan_iter(count=1_000))

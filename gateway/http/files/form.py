@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from multipart import (
+from multipart import (  # type: ignore[import-untyped]
     MultipartError,
     MultipartSegment,
     ParserError,
@@ -61,9 +61,7 @@ class Form:
             shown = self.content_type[:100] or "none"
             raise Refusal(400, "invalid_content_type", None, f"the content type is {shown}; {_EXPECTED}")
         try:
-            self._parser = PushMultipartParser(
-                options["boundary"], max_segment_count=FIELDS_COUNT_MAX + 1, strict=True
-            )
+            self._parser = PushMultipartParser(options["boundary"], max_segment_count=FIELDS_COUNT_MAX + 1, strict=True)
         except MultipartError as error:
             raise _broken(error) from None
 

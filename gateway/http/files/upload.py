@@ -120,7 +120,9 @@ class _Reading:
                 if event["type"] != "http.request":
                     raise Refusal(CLIENT_GONE, "client_gone", None, "the client went away before its file had arrived")
                 return event["body"], not event.get("more_body", False)
-        message = f"nothing of the file came for {self._idle_s:g} s (gateway.libraries.upload_idle_ms_max); send it anew"
+        message = (
+            f"nothing of the file came for {self._idle_s:g} s (gateway.libraries.upload_idle_ms_max); send it anew"
+        )
         raise Refusal(408, "request_timeout", None, message)
 
 
