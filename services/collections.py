@@ -1,6 +1,6 @@
 """Collections: what sessions of the mesh's own are for, as the part of their id before its dot says. Pure.
 
-A user's session has no dot in its id, and no edge takes one from outside, so nobody reaches another collection by naming it.
+A user's session has no dot in its id, and no edge takes one from outside: nobody reaches a collection by naming it.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ _KINDS: Final = (
     "summaries",
     "summaries",
     "documents",
+    "vectors",
     "objects",
     "forks",
 )

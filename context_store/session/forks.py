@@ -63,7 +63,9 @@ class ForkService:
         """
         keys, fork = keys_of(request.key), Keys(request.key.tenant, request.session_id)
         if collection_of(keys.session):
-            raise InvalidField("key.session", f"is {keys.session!r}; expected a user's session, without a dot in its id")
+            raise InvalidField(
+                "key.session", f"is {keys.session!r}; expected a user's session, without a dot in its id"
+            )
         if fork == keys:
             raise InvalidField("session_id", "is the session that is forked; expected another id")
         mark = request.fork_id or secrets.token_bytes(8)

@@ -52,6 +52,7 @@ _CONCEPTS: Final = frozenset(
         "summaries",
         "summary_bodies",
         "documents",
+        "vectors",
         "objects",
         "forks",
     )
