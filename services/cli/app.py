@@ -13,6 +13,7 @@ import typer
 from services.cli.cache_app import cache_app
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
 from services.cli.jobs_app import jobs_app
+from services.cli.libraries_app import libraries_app
 from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
 from services.cli.pools_app import pools_app
 from services.cli.tenants_app import tenants_app
@@ -47,6 +48,7 @@ app.add_typer(tenants_app, name="tenants")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(cache_app, name="cache")
+app.add_typer(libraries_app, name="libraries")
 
 
 @app.callback(invoke_without_command=True)

@@ -61,7 +61,8 @@ class Form:
             shown = self.content_type[:100] or "none"
             raise Refusal(400, "invalid_content_type", None, f"the content type is {shown}; {_EXPECTED}")
         try:
-            self._parser = PushMultipartParser(options["boundary"], max_segment_count=FIELDS_COUNT_MAX + 1, strict=True)
+            # Not strict: that refuses the line break behind the end where it comes in a piece of its own.
+            self._parser = PushMultipartParser(options["boundary"], max_segment_count=FIELDS_COUNT_MAX + 1)
         except MultipartError as error:
             raise _broken(error) from None
 
