@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from gateway.http.errors import Refusal
+from gateway.http.tools.shapes import raw_null
 from gateway.libraries.attachment import OVERLAP_TOKENS_DEFAULT, TOKENS_MAX_DEFAULT
 from gateway.libraries.shelves import Wanted
 from services.errors import InvalidField
@@ -95,7 +96,7 @@ class SearchVectorStore(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     """POST /v1/vector_stores/{vector_store_id}/search. Of several queries each passage has its best score."""
 
     query: str | Annotated[list[str], Meta(min_length=1, max_length=16)]
-    filters: Raw | None = None
+    filters: Raw = msgspec.field(default_factory=raw_null)
     max_num_results: Annotated[int, Meta(ge=1, le=50)] | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = None

@@ -130,7 +130,7 @@ def queries_of(data: SearchVectorStore) -> list[Query]:
     if data.rewrite_query:
         message = "rewrite_query: is not supported here; leave it out, or send what changes nothing: null, false"
         raise Refusal(400, "unsupported_parameter", "rewrite_query", message)
-    attributes = None if data.filters is None or bytes(data.filters) == b"null" else filter_of(bytes(data.filters))
+    attributes = None if bytes(data.filters) == b"null" else filter_of(bytes(data.filters))
     ranking = data.ranking_options
     queries = []
     for index, text in enumerate([data.query] if isinstance(data.query, str) else data.query):
