@@ -14,6 +14,9 @@ from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.context.v1.context_service_pb2_grpc import ContextServiceServicer
 from isthmus.session.v1 import deletion_pb2, document_pb2, session_pb2, turn_pb2
 
+from context_store.retrieval.indexes import Indexes
+from context_store.retrieval.search_service import SearchService
+from context_store.retrieval.vector_service import VectorService
 from context_store.session.catalogues import Catalogues
 from context_store.session.creating import Creator
 from context_store.session.deletion import Deletions
@@ -60,6 +63,9 @@ class ContextService(ContextServiceServicer):
         self._streams = DocumentStreams(store, self._document_deletions, announce)
         self._catalogues = Catalogues(store.log, store.settings.retrieval.documents_cached_count_max)
         self._documents = DocumentService(store, self._catalogues, announce)
+        self.indexes = Indexes(store)
+        self._searches = SearchService(store, self._catalogues, self.indexes, announce)
+        self._vectors = VectorService(store)
         self._windows = WindowService(store, self._manifests)
         self._summaries = SummaryService(store)
 
@@ -169,6 +175,14 @@ class ContextService(ContextServiceServicer):
     ) -> AsyncIterator[api.ReadDocumentResponse]:
         async for response in self._documents.read(request):
             yield response
+
+    async def SearchDocuments(
+        self, request: api.SearchDocumentsRequest, context: Context
+    ) -> api.SearchDocumentsResponse:
+        return await self._searches.search(request)
+
+    async def CommitVectors(self, request: api.CommitVectorsRequest, context: Context) -> api.CommitVectorsResponse:
+        return await self._vectors.commit(request)
 
     async def ReadWindow(
         self, request: api.ReadWindowRequest, context: Context

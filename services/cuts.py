@@ -38,7 +38,7 @@ def _character_end(data: bytes | bytearray, position: int) -> int:
 
 
 def start_after(data: bytes | bytearray, low: int, high: int) -> int:
-    """Where a piece may begin between `low` and `high`: behind the first sentence end, else word end, else character."""
+    """Where a piece may begin between `low` and `high`: behind a sentence's end, else a word's, else a character's."""
     if low >= high:
         return high
     for ends in (_PARAGRAPH_ENDS + _SENTENCE_ENDS, _WORD_ENDS):

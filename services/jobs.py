@@ -19,12 +19,18 @@ from services.config import Settings, ValkeySettings
 from services.valkey import address
 
 SUMMARISE_SEGMENT: Final = "summarise_segment"
+EMBED_DOCUMENT: Final = "embed_document"
 _KEY_BYTES: Final = 16
 
 
 async def summarise_segment(tenant: str, session: str, first_sequence: int, last_sequence: int) -> None:
     """Makes the level-1 summary of a segment, both ends included. The compressor registers the one that works."""
     raise RuntimeError(f"{SUMMARISE_SEGMENT} runs in the compressor; here it is only declared")
+
+
+async def embed_document(tenant: str, session: str, document: str) -> None:
+    """Makes the vectors that a library's document lacks. The compressor registers the one that works."""
+    raise RuntimeError(f"{EMBED_DOCUMENT} runs in the compressor; here it is only declared")
 
 
 @asynccontextmanager
@@ -57,7 +63,15 @@ class _Connection(RedisConnection):
 
 def segment_key(tenant: str, session: str, first_sequence: int, last_sequence: int) -> str:
     """What the job does is its key, so that asking twice, or a redelivery, adds nothing. It tells no session's name."""
-    what = f"{SUMMARISE_SEGMENT}:{tenant}/{session}:{first_sequence}-{last_sequence}"
+    return _key(f"{SUMMARISE_SEGMENT}:{tenant}/{session}:{first_sequence}-{last_sequence}")
+
+
+def document_key(tenant: str, session: str, document: str) -> str:
+    """The same for a document."""
+    return _key(f"{EMBED_DOCUMENT}:{tenant}/{session}:{document}")
+
+
+def _key(what: str) -> str:
     return blake2b(what.encode(), digest_size=_KEY_BYTES).hexdigest()
 
 
@@ -67,6 +81,13 @@ async def enqueue_segment(queue: Docket, tenant: str, session: str, first_sequen
         queue.register(summarise_segment)
     add = queue.add(SUMMARISE_SEGMENT, key=segment_key(tenant, session, first_sequence, last_sequence))
     await add(tenant, session, first_sequence, last_sequence)
+
+
+async def enqueue_document(queue: Docket, tenant: str, session: str, document: str) -> None:
+    """Asks for the vectors of a library's document."""
+    if EMBED_DOCUMENT not in queue.tasks:
+        queue.register(embed_document)
+    await queue.add(EMBED_DOCUMENT, key=document_key(tenant, session, document))(tenant, session, document)
 
 
 async def cancel_segments(queue: Docket, tenant: str, session: str, segments: Iterable[tuple[int, int]]) -> None:

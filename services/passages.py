@@ -1,7 +1,7 @@
 """Passages: how a document is divided for searches and for vectors. Shard and compressor cut the same ones. Pure.
 
-A passage has at most so many bytes and shares its beginning with the end of the one before. Cuts depend on the document's
-bytes alone, not on the fragments in which they come.
+A passage has at most so many bytes and shares its beginning with the end of the one before. Cuts depend on the
+document's bytes alone, not on the fragments in which they come.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document: where it begins, in UTF-8 bytes, and the log's fragments that it lies in."""
+    """A part of a document: where it begins, in UTF-8 bytes, and the log's fragments that it lies in.
+
+    It begins `lead_bytes` behind the beginning of the first of them.
+    """
 
     start_byte: int
+    lead_bytes: int
     first_sequence: int
     last_sequence: int
     text: str
@@ -60,11 +64,9 @@ class PassageCutter:
 
     def _passage(self, size: int) -> Passage:
         self._end = self._start + size
-        first, last = self._sequence(self._start), self._sequence(self._end - 1)
-        return Passage(self._start, first, last, self._rest[:size].decode())
-
-    def _sequence(self, place: int) -> int:
-        return self._sequences[bisect_right(self._places, place) - 1]
+        first, last = (bisect_right(self._places, place) - 1 for place in (self._start, self._end - 1))
+        lead = self._start - self._places[first]
+        return Passage(self._start, lead, self._sequences[first], self._sequences[last], self._rest[:size].decode())
 
     def _advance(self, size: int) -> None:
         # However short it is, the next one begins in the second half of this one: their number is bounded.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from isthmus.session.v1 import document_pb2
 
@@ -19,12 +19,27 @@ from context_store.log.stored_documents import (
     with_parts,
 )
 
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A session at a moment: `void_at` changes when something in it is erased."""
+
+    version: bytes
+    incarnation: bytes
+    void_at: bytes
+
+
 # Vectors in one read: each has 256 KiB at most.
 _VECTORS_COUNT: int = 16
 
 
 class DocumentReads(LogReads):
     """Reads of documents. They raise what those of the log do."""
+
+    async def session_state(self, keys: Keys) -> SessionState:
+        """Which state the session is in, and what its indexes rest on."""
+        version, incarnation, void_at = await self._fields(keys, "version", "incarnation", "void_at")
+        return SessionState(version, incarnation, void_at)
 
     async def documents(self, keys: Keys) -> list[StoredDocument]:
         """All of the session's documents, in no order, also such as are being deleted."""

@@ -15,13 +15,13 @@ from isthmus.session.v1 import deletion_pb2, session_pb2
 
 from context_store.hot.hot_session import HotSession
 from context_store.hot.sessions import Slot
-from context_store.log.fragments import ESTIMATE_BYTES_PER_TOKEN
 from context_store.log.keys import Keys
 from context_store.log.links import Link, links_of, without
 from context_store.session.fork_notes import fork_name, fork_of
 from context_store.store import StaleError, Store, now
 from context_store.window.epoch import Past, rebase_on
 from services.collections import collection_of
+from services.cuts import ESTIMATE_BYTES_PER_TOKEN
 from services.errors import IsthmusError, NotFound
 
 Erasure: TypeAlias = deletion_pb2.DeletionReceipt.Erasure

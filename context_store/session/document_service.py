@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.errors.v1 import errors_pb2
-from isthmus.session.v1 import document_pb2, fragment_pb2
+from isthmus.session.v1 import document_pb2
 
 from context_store.log.keys import Keys
 from context_store.log.stored import Row
@@ -22,8 +22,8 @@ from services.errors import InvalidField, IsthmusError, NotFound
 
 PAGE_SIZE_DEFAULT = 100
 
-# Asks for vectors of a document, if it is one that has them.
-Announce: TypeAlias = Callable[[Keys, StoredDocument], None]
+# Asks for vectors of a document, of this embedder if one is named, if it is one that has them.
+Announce: TypeAlias = Callable[[Keys, StoredDocument, str], None]
 
 
 class DocumentService:
@@ -38,7 +38,7 @@ class DocumentService:
         """The document as far as it is committed."""
         stored = await self._stored(keys_of(request.key), request.document)
         # Whoever waits for its vectors asks again and again, and so repairs what a crash has lost.
-        self._announce(keys_of(request.key), stored)
+        self._announce(keys_of(request.key), stored, "")
         return stored.document
 
     async def list(self, request: api.ListDocumentsRequest) -> api.ListDocumentsResponse:
@@ -89,7 +89,7 @@ class DocumentService:
             )
         offset = 0
         async for rows in document_rows(self._store, keys, stored):
-            for some in self._batches(rows):
+            for some in _batches(rows, self._store.settings.chunk_bytes_max):
                 size = sum(row.size for row in some)
                 if offset + size > request.offset:
                     data = await self._bytes(keys, incarnation, some)
@@ -99,18 +99,8 @@ class DocumentService:
         if offset != stored.document.committed_bytes:
             raise _erased(stored)
 
-    def _batches(self, rows: list[Row]) -> list[list[Row]]:
-        batches: list[list[Row]] = []
-        while rows:
-            count = page_count((row.size for row in rows), self._store.settings.chunk_bytes_max)
-            batches.append(rows[:count])
-            rows = rows[count:]
-        return batches
-
-    async def _bytes(self, keys: Keys, incarnation: bytes, rows: list[Row]) -> bytes:
-        found: list[fragment_pb2.Fragment] = await self._store.bodies.get(
-            keys, incarnation, [row.sequence for row in rows]
-        )
+    async def _bytes(self, keys: Keys, incarnation: bytes, rows: Sequence[Row]) -> bytes:
+        found = await self._store.bodies.get(keys, incarnation, [row.sequence for row in rows])
         data = "".join(one.text for one in found).encode()
         if len(data) != sum(row.size for row in rows):
             raise NotFound(f"sessions/{keys.session}: a part of the document that was there just now")
@@ -122,6 +112,13 @@ class DocumentService:
         if stored is None or stored.is_gone:
             raise NotFound(f"sessions/{keys.session}/documents/{document_id}")
         return stored
+
+
+def _batches(rows: Sequence[Row], bytes_max: int) -> Iterator[Sequence[Row]]:
+    while rows:
+        count = page_count((row.size for row in rows), bytes_max)
+        yield rows[:count]
+        rows = rows[count:]
 
 
 def _place(stored: StoredDocument) -> str:

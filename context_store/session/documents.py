@@ -11,7 +11,7 @@ from isthmus.session.v1 import document_pb2, fragment_pb2, message_pb2
 
 from context_store.hot.hot_session import HotSession
 from context_store.hot.sessions import Slot
-from context_store.log.fragments import Draft, Origin, cut
+from context_store.log.fragments import Draft, Origin
 from context_store.log.keys import Keys
 from context_store.log.stored import Reply
 from context_store.log.stored_documents import StoredDocument
@@ -19,6 +19,7 @@ from context_store.session.attributes import check_attributes, passage_tokens
 from context_store.session.document_deletion import DocumentDeletions
 from context_store.session.document_service import Announce
 from context_store.store import Store, entries, keys_of, now
+from services.cuts import cut
 from services.errors import InvalidField, IsthmusError, NotFound
 
 
@@ -45,7 +46,7 @@ class DocumentStreams:
                     await writer.feed(request.part.chunk)
                 case "end":
                     document = await writer.end(request.part.end.size_bytes)
-                    self._announce(keys_of(first.key), StoredDocument(document))
+                    self._announce(keys_of(first.key), StoredDocument(document), "")
                     return document
                 case _:
                     raise InvalidField("part", "a second header; expected a chunk or the end")

@@ -24,6 +24,7 @@ from services.config.pools import (
     RouteSettings,
     RuleSettings,
 )
+from services.config.retrieval import RetrievalSettings
 from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
@@ -57,6 +58,7 @@ __all__ = [
     "QuotaLimits",
     "QuotaSettings",
     "ResilienceSettings",
+    "RetrievalSettings",
     "RetrySettings",
     "RouteSettings",
     "RpcSettings",
