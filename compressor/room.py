@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from typing import Final
 
 from isthmus.compression.v1 import compression_service_pb2
 from isthmus.compression.v1.compression_service_pb2_grpc import add_CompressionServiceServicer_to_server
 
 from compressor.counting import COUNT_TOKENS
+from compressor.documents import COMMIT_VECTORS, EMBED, GET_DOCUMENT, DocumentEmbedder
 from compressor.jobs import register
 from compressor.segments import COMMIT_SUMMARY, READ_FRAGMENTS, SegmentSummariser
 from compressor.service import CompressionServicer
@@ -20,6 +22,8 @@ from services.lifecycle import RoomContext, State
 from services.membership import Announcer, Member, View
 from services.router import INFERENCE, STORE, Router
 from services.rpc import Channels, GrpcServer
+
+_RETRYABLE: Final = (READ_FRAGMENTS, COMMIT_SUMMARY, COUNT_TOKENS, GET_DOCUMENT, COMMIT_VECTORS, EMBED)
 
 
 class CompressorRoom:
@@ -39,7 +43,7 @@ class CompressorRoom:
         context, settings = self._context, self._context.settings
         client = valkey.connect(settings.valkey)
         self._resources.push_async_callback(client.aclose)
-        channels = Channels(settings.rpc, self.name, retryable=(READ_FRAGMENTS, COMMIT_SUMMARY, COUNT_TOKENS))
+        channels = Channels(settings.rpc, self.name, retryable=_RETRYABLE)
         self._resources.push_async_callback(channels.aclose)
         view = View(client, settings.membership, rooms=(STORE, INFERENCE))
         await view.start()
@@ -80,7 +84,8 @@ class CompressorRoom:
         logging.getLogger("docket.worker").setLevel(logging.WARNING)
         logging.getLogger("docket.dependencies").setLevel(logging.CRITICAL)
         queue = await self._resources.enter_async_context(jobs.docket(settings))
-        register(queue, SegmentSummariser(router, settings.compressor), settings.compressor)
+        summariser = SegmentSummariser(router, settings.compressor)
+        register(queue, summariser, DocumentEmbedder(router, settings.compressor), settings.compressor)
         worker = self._worker = JobWorker(queue, _pace(settings.compressor), self._context.member_id)
         worker.start()
         self._resources.push_async_callback(worker.stop)

@@ -87,6 +87,6 @@ def lacks_vectors(keys: Keys, stored: StoredDocument, embedder: str) -> bool:
     if collection_of(keys.session) != LIBRARY or not stored.is_complete or stored.is_gone:
         return False
     state = stored.state
-    return (
-        state is None or not state.is_final or (bool(embedder) and not state.error_code and state.embedder != embedder)
-    )
+    if state is None or not state.is_final:
+        return True
+    return bool(embedder and state.passage_count) and not state.error_code and state.embedder != embedder

@@ -170,11 +170,12 @@ class Indexes:
         dimensions = {one.dimensions for one in states.values() if one and one.embedder == wanted}
         if not wanted or not dimensions:
             return
+        width = max(dimensions)
         async with shelf.lock:
-            index.use_embedder(wanted, min(dimensions))
+            index.use_embedder(wanted, width)
         for key, state in states.items():
             indexed = index.documents.get(key)
-            if not state or not indexed or state.embedder != wanted or state.dimensions != min(dimensions):
+            if not state or not indexed or state.embedder != wanted or state.dimensions != width:
                 continue
             # Vectors of passages that were cut otherwise are none of these.
             if state.passage_count != indexed.count:
