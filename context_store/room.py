@@ -46,6 +46,7 @@ FINISHING: Final = tuple(
         "WaitTurn",
         "ReadWindow",
         "CommitSummary",
+        "CommitVectors",
         "ForgetSession",
     )
 )

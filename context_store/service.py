@@ -64,6 +64,7 @@ class ContextService(ContextServiceServicer):
         self._catalogues = Catalogues(store.log, store.settings.retrieval.documents_cached_count_max)
         self._documents = DocumentService(store, self._catalogues, announce)
         self.indexes = Indexes(store)
+        deletions.held |= {"documents": self._catalogues.forget, "passages": self.indexes.forget}
         self._searches = SearchService(store, self._catalogues, self.indexes, announce)
         self._vectors = VectorService(store)
         self._windows = WindowService(store, self._manifests)

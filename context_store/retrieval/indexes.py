@@ -106,10 +106,12 @@ class Indexes:
             return
         if shelf.build is None or shelf.build.done():
             shelf.build = asyncio.create_task(self._build(keys, shelf, state, catalogue, embedder))
-        done, _ = await asyncio.wait({shelf.build}, timeout=self._settings.build_wait_ms_max / 1000)
-        if done:
-            await shelf.build
-        elif not shelf.index.documents:
+            shelf.build.add_done_callback(_ended)
+        build = shelf.build
+        await asyncio.wait({build}, timeout=self._settings.build_wait_ms_max / 1000)
+        if build.done() and not build.cancelled():
+            build.result()
+        elif build.cancelled() or not shelf.index.documents:
             raise IsthmusError(
                 errors_pb2.ERROR_REASON_OVERLOADED,
                 f"sessions/{keys.session}: its index is being built, {shelf.index.passage_count} passages are in it;"
@@ -206,6 +208,12 @@ class Indexes:
             if self.memory_bytes <= bound:
                 break
             self.forget(other)
+
+
+def _ended(build: asyncio.Task[None]) -> None:
+    # Whoever waited for it was told, if anybody did.
+    if not build.cancelled():
+        build.exception()
 
 
 def key_of(stored: StoredDocument) -> str:

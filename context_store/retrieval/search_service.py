@@ -20,6 +20,7 @@ from context_store.session.catalogues import Catalogues
 from context_store.session.document_service import Announce
 from context_store.store import Store, keys_of
 from services.errors import InvalidField
+from services.rpc import redirects
 
 LIMIT_DEFAULT: Final = 10
 _FLOAT_BYTES: Final = 4
@@ -38,6 +39,8 @@ class SearchService:
         """The passages that suit the query best, of complete documents that the filter takes."""
         keys, query = keys_of(request.key), _query(request)
         takes = predicate(request.filter) if request.HasField("filter") else None
+        # Each shard that is asked has an index to build.
+        self._store.ownership.check(keys, is_redirected=redirects.is_redirected(), is_open=False)
         catalogue = await self._catalogues.read(keys)
         state = await self._store.log.session_state(keys)
         documents = [one for one in catalogue.documents if one.is_complete]

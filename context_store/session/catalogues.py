@@ -42,10 +42,13 @@ class Catalogues:
         self._keep(keys, catalogue)
         return catalogue
 
-    def forget(self, keys: Keys) -> None:
-        """Lets go of a session that is erased."""
+    def forget(self, keys: Keys) -> int:
+        """Lets go of a session that is erased; about the bytes that it took."""
         kept = self._kept.pop(keys, None)
-        self._count -= len(kept.documents) if kept else 0
+        if kept is None:
+            return 0
+        self._count -= len(kept.documents)
+        return sum(one.document.ByteSize() for one in kept.documents)
 
     def _keep(self, keys: Keys, catalogue: Catalogue) -> None:
         self.forget(keys)

@@ -57,6 +57,8 @@ class Deletions:
         self._indexes = store.tiers.indexes
         self._objects = store.tiers.objects
         self._cancel_jobs = cancel_jobs
+        # What else this shard has of sessions in memory, by kind: forgotten, each says about how many bytes it had.
+        self.held: dict[str, Callable[[Keys], int]] = {}
 
     async def delete(self, keys: Keys, etag: str = "") -> deletion_pb2.DeletionReceipt:
         """Erases a session. NOT_FOUND if there is none, ETAG_MISMATCH if the etag is set and old."""
@@ -148,6 +150,9 @@ class Deletions:
         store.tiers.touches.forget(keys)
         store.usage.forget(keys)
         _note(receipt, store.member_id, "texts", *store.bodies.drop(keys))
+        for kind, forget in self.held.items():
+            size = forget(keys)
+            _note(receipt, store.member_id, kind, 1 if size else 0, size)
 
     async def _waiting(self, keys: Keys) -> list[tuple[int, int]]:
         """Segments whose summaries may be on order."""

@@ -8,16 +8,19 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import redis
 from google.protobuf import struct_pb2
 from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.context.v1 import search_pb2
-from isthmus.session.v1 import document_pb2
+from isthmus.session.v1 import session_pb2
 
 from services.config import Settings
 from services.passages import Passage, PassageSource, passages
 from tests.context_store.client import StoreClient, refusal
 from tests.context_store.conftest import StartShard
 from tests.context_store.test_document_resources import attributes, delete, write
+from tests.support.eventually import eventually
+from tests.support.mesh import changed
 
 EMBEDDER = "letters"
 DIMENSIONS = 26
@@ -294,6 +297,31 @@ async def test_a_session_without_documents_has_nothing_to_find(store: StoreClien
     await shelf.create()
     answer = await search(shelf, "anything", **by_vector("anything"))
     assert (list(answer.passages), answer.words_only, answer.revision) == ([], True, 0)
+    # What is still being received is not found.
     await refusal(shelf.stub.WriteDocument(shelf.parts("open", ROADS.encode() * 100, end=False)))
     assert not (await search(shelf, "harbour")).passages
-    assert document_pb2.Document.STATE_RECEIVING
+
+
+async def test_vectors_leave_with_a_cold_library_and_come_back(start_shard: StartShard, settings: Settings) -> None:
+    store = await start_shard(changed(settings, "tiering", janitor_interval_ms=20, idle_ms=100))
+    shelf = await library(store)
+    for name in ("roads", "bread", "stars"):
+        await embed(shelf, name)
+
+    async def is_cold() -> bool:
+        return (await shelf.get()).tier == session_pb2.TIER_OBJECT
+
+    await eventually(is_cold, 30)
+    client = redis.Redis.from_url(settings.valkey.url)
+    assert not client.exists("isthmus:{acme/library.l1}:vectors")
+    answer = await search(shelf, "kneads", **by_vector(BREAD))
+    assert (documents(answer)[0], answer.words_only) == ("bread", False)
+
+
+async def test_what_a_deletion_finds_of_documents_is_told(store: StoreClient) -> None:
+    shelf = await library(store)
+    await embed(shelf, "roads")
+    await search(shelf, "harbour")
+    receipt = await shelf.delete()
+    erased = {(one.place, one.kind) for one in receipt.erasures}
+    assert {("valkey", "documents"), ("valkey", "vectors"), ("store-1", "passages")} <= erased

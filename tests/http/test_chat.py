@@ -7,14 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from isthmus.context.v1 import context_service_pb2 as api
+from isthmus.context.v1.context_service_pb2_grpc import ContextServiceStub
 from isthmus.session.v1 import message_pb2, session_service_pb2
 from openai import APIError, APIStatusError, AsyncOpenAI, OpenAI
 
 from gateway.http.chat import recall
 from inference.engine import EngineOutput, EngineRequest
 from services.config import GatewaySettings
+from services.router import STORE
 from tests.gateway.client import Client, connected, turn_request
 from tests.http.chats import MODEL, Answered, answered, ask, assistant, conversation, log_of, moved, sessions, user
 from tests.support.eventually import eventually
@@ -260,12 +264,17 @@ async def test_what_was_erased_comes_back_with_the_client_that_sends_it(sdk: Asy
     assert await sessions(client) == sorted([first.session, third.session])
 
 
-async def test_a_conversation_whose_bookmark_is_gone_is_taken_in_anew(sdk: AsyncOpenAI, client: Client) -> None:
+async def test_a_conversation_whose_bookmark_is_gone_is_taken_in_anew(
+    mesh: Mesh, sdk: AsyncOpenAI, client: Client
+) -> None:
     first = await ask(sdk, [user("one")])
-    listed = await client.stub.ListSessions(session_service_pb2.ListSessionsRequest())
-    (bookmark,) = [each for each in listed.sessions if each.name != f"sessions/{first.session}"]
-    assert (bookmark.ttl.ToMilliseconds(), bookmark.revision) == (GatewaySettings().chat_bookmark_ms, 0)
-    await client.stub.DeleteSession(session_service_pb2.DeleteSessionRequest(name=bookmark.name))
+    async with grpc.aio.insecure_channel(mesh.view.ready(STORE)[0].endpoint) as channel:
+        stub = ContextServiceStub(channel)
+        listed = await stub.ListSessions(api.ListSessionsRequest(tenant="local", collection="bookmark"))
+        (bookmark,) = listed.sessions
+        assert (bookmark.ttl.ToMilliseconds(), bookmark.revision) == (GatewaySettings().chat_bookmark_ms, 0)
+        key = api.SessionKey(tenant="local", session=bookmark.name.removeprefix("sessions/"))
+        await stub.DeleteSession(api.DeleteSessionRequest(key=key))
     messages = [user("one"), assistant(first.text), user("two")]
     second = await ask(sdk, messages)
     assert (second.session != first.session, second.turn, await moved(client, second)) == (True, 1, 3)

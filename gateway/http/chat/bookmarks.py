@@ -1,7 +1,8 @@
 """Which turn left a conversation in which state: kept in the store, so that any gateway finds it.
 
-A bookmark is a session without messages in a collection of its own, named by the digest of the state, whose label names the
-turn. It says nothing that was said, and it expires: whoever goes on later than that sends all of the history anyway.
+A bookmark is a session without messages, in a collection of its own and named by the digest of the state, whose label
+names the turn. It says nothing that was said, and it expires: whoever goes on later than that sends all of the history
+anyway.
 """
 
 from __future__ import annotations

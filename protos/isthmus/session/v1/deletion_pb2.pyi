@@ -37,7 +37,7 @@ class DeletionReceipt(_message.Message):
         """`valkey`, `objects`, `jobs`, or the id of the member that had a copy in memory."""
         kind: _builtins.str
         """`meta`, `log`, `turns`, `requests`, `void`, `counts`, `summaries`, `documents`, `vectors`, `objects`, `forks` (the
-        references of others), `index`, `hot_copy`, `texts`, `window`, `resident` (tokens that were open in an engine), `jobs`.
+        references of others), `index`, `hot_copy`, `texts`, `passages`, `window`, `resident` (tokens that were open in an engine), `jobs`.
         """
         count: _builtins.int
         bytes: _builtins.int
