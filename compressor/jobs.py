@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -11,10 +13,11 @@ from docket import Docket, ExponentialRetry
 from isthmus.errors.v1 import errors_pb2
 
 from compressor.critic.audit import GONE, AuditedTurn, Auditor
+from compressor.documents import DocumentEmbedder, DocumentPlace
 from compressor.segments import Segment, SegmentSummariser
 from services.config import CompressorSettings
 from services.errors import IsthmusError
-from services.jobs import AUDIT_TURN, SUMMARISE_SEGMENT
+from services.jobs import AUDIT_TURN, EMBED_DOCUMENT, SUMMARISE_SEGMENT
 
 # The work has lost its object: nothing to do, and nothing to repair.
 _GONE: Final = frozenset({errors_pb2.ERROR_REASON_NOT_FOUND, errors_pb2.ERROR_REASON_SUMMARY_SOURCE_CHANGED})
@@ -30,40 +33,31 @@ _TRANSIENT: Final = frozenset(
 _log = structlog.get_logger("jobs")
 
 
-def register(queue: Docket, summariser: SegmentSummariser, settings: CompressorSettings) -> None:
+def register(
+    queue: Docket, summariser: SegmentSummariser, embedder: DocumentEmbedder, settings: CompressorSettings
+) -> None:
     """Has the queue's worker do the mesh's jobs. What waiting helps is tried again, with backoff and a bound."""
-    patience = ExponentialRetry(
-        attempts=settings.job_attempts_count_max,
-        minimum_delay=timedelta(milliseconds=settings.job_retry_ms_min),
-        maximum_delay=timedelta(milliseconds=settings.job_retry_ms_max),
-    )
+    patience = _patience(settings)
 
     async def summarise_segment(
         tenant: str, session: str, first_sequence: int, last_sequence: int, retry: ExponentialRetry = patience
     ) -> None:
         segment = Segment(tenant, session, first_sequence, last_sequence)
-        try:
-            await summariser.summarise(segment, counted=retry.attempt <= settings.job_counted_attempts_count_max)
-        except IsthmusError as error:
-            log = _log.bind(session=session, first=first_sequence, last=last_sequence, attempt=retry.attempt)
-            if error.reason in _GONE:
-                log.info("summary not needed any more", error=error.message)
-            elif error.code in _TRANSIENT:
-                log.warning("summary later", error=error.message, retry_ms=retry.delay // timedelta(milliseconds=1))
-                raise
-            else:
-                log.error("summary given up", error=error.message)
+        counted = retry.attempt <= settings.job_counted_attempts_count_max
+        with _judged("summary", retry, session=session, first=first_sequence, last=last_sequence):
+            await summariser.summarise(segment, counted=counted)
+
+    async def embed_document(tenant: str, session: str, document: str, retry: ExponentialRetry = patience) -> None:
+        with _judged("vectors", retry, session=session, document=document):
+            await embedder.embed(DocumentPlace(tenant, session, document))
 
     queue.register(summarise_segment, names=[SUMMARISE_SEGMENT])
+    queue.register(embed_document, names=[EMBED_DOCUMENT])
 
 
 def register_audits(queue: Docket, auditor: Auditor, settings: CompressorSettings) -> None:
     """The same with audits. One that is given up is counted."""
-    patience = ExponentialRetry(
-        attempts=settings.job_attempts_count_max,
-        minimum_delay=timedelta(milliseconds=settings.job_retry_ms_min),
-        maximum_delay=timedelta(milliseconds=settings.job_retry_ms_max),
-    )
+    patience = _patience(settings)
 
     async def audit_turn(tenant: str, session: str, turn: int, retry: ExponentialRetry = patience) -> None:
         try:
@@ -82,3 +76,27 @@ def register_audits(queue: Docket, auditor: Auditor, settings: CompressorSetting
                 log.error("audit given up", error=error.message)
 
     queue.register(audit_turn, names=[AUDIT_TURN])
+
+
+def _patience(settings: CompressorSettings) -> ExponentialRetry:
+    return ExponentialRetry(
+        attempts=settings.job_attempts_count_max,
+        minimum_delay=timedelta(milliseconds=settings.job_retry_ms_min),
+        maximum_delay=timedelta(milliseconds=settings.job_retry_ms_max),
+    )
+
+
+@contextmanager
+def _judged(what: str, retry: ExponentialRetry, **of: str | int) -> Iterator[None]:
+    """Lets an error through that waiting helps; of others, a line in the log is left."""
+    try:
+        yield
+    except IsthmusError as error:
+        log = _log.bind(attempt=retry.attempt, **of)
+        if error.reason in _GONE:
+            log.info(f"{what} not needed any more", error=error.message)
+        elif error.code in _TRANSIENT:
+            log.warning(f"{what} later", error=error.message, retry_ms=retry.delay // timedelta(milliseconds=1))
+            raise
+        else:
+            log.error(f"{what} given up", error=error.message)

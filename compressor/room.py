@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from typing import Final
 
 from isthmus.compression.v1 import compression_service_pb2
 from isthmus.compression.v1.compression_service_pb2_grpc import add_CompressionServiceServicer_to_server
@@ -12,6 +13,7 @@ from isthmus.compression.v1.compression_service_pb2_grpc import add_CompressionS
 from compressor.counting import COUNT_TOKENS
 from compressor.critic.audit import Auditor
 from compressor.critic.metrics import CriticMetrics
+from compressor.documents import COMMIT_VECTORS, EMBED, GET_DOCUMENT, DocumentEmbedder
 from compressor.jobs import register, register_audits
 from compressor.segments import COMMIT_SUMMARY, READ_FRAGMENTS, SegmentSummariser
 from compressor.service import CompressionServicer
@@ -24,6 +26,8 @@ from services.membership import Announcer, Member, View
 from services.metrics_http import MetricsServer
 from services.router import INFERENCE, STORE, Router
 from services.rpc import Channels, GrpcServer
+
+_RETRYABLE: Final = (READ_FRAGMENTS, COMMIT_SUMMARY, COUNT_TOKENS, GET_DOCUMENT, COMMIT_VECTORS, EMBED)
 
 
 class CompressorRoom:
@@ -45,7 +49,7 @@ class CompressorRoom:
         context, settings = self._context, self._context.settings
         client = valkey.connect(settings.valkey)
         self._resources.push_async_callback(client.aclose)
-        channels = Channels(settings.rpc, self.name, retryable=(READ_FRAGMENTS, COMMIT_SUMMARY, COUNT_TOKENS))
+        channels = Channels(settings.rpc, self.name, retryable=_RETRYABLE)
         self._resources.push_async_callback(channels.aclose)
         view = View(client, settings.membership, rooms=(STORE, INFERENCE))
         await view.start()
@@ -96,7 +100,8 @@ class CompressorRoom:
         logging.getLogger("docket.worker").setLevel(logging.WARNING)
         logging.getLogger("docket.dependencies").setLevel(logging.CRITICAL)
         queue = await self._resources.enter_async_context(jobs.docket(settings))
-        register(queue, SegmentSummariser(router, settings.compressor), settings.compressor)
+        summariser = SegmentSummariser(router, settings.compressor)
+        register(queue, summariser, DocumentEmbedder(router, settings.compressor), settings.compressor)
         register_audits(queue, auditor, settings.compressor)
         worker = self._worker = JobWorker(queue, _pace(settings.compressor), self._context.member_id)
         worker.start()

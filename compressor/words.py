@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.words import words
+
 # Chosen on LoCoMo: with 2.5, less evidence is kept at a tenth to a third of the tokens; from 6 on it is no clear gain.
 NAME_FACTOR: Final = 4.0
-
-_UNSPACED: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD: Final = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+")
-_UNSPACED_RUN: Final = re.compile(rf"[{_UNSPACED}]{{2,}}")
 
 
 class WordTable:
@@ -54,7 +50,7 @@ class _Vocabulary:
     def row(self, sentence: str) -> list[int]:
         """The ids of a sentence's different words, in order of appearance."""
         row: dict[int, None] = {}
-        for position, word in enumerate(_words(sentence)):
+        for position, word in enumerate(words(sentence)):
             identity = self._id(word.lower())
             row[identity] = None
             if position:
@@ -77,12 +73,3 @@ class _Vocabulary:
         if any(map(str.isdigit, word)):
             return True
         return len(word) > 1 and 2 * self._capitalised[identity] > self._inside[identity]
-
-
-def _words(sentence: str) -> Iterator[str]:
-    for match in _WORD.finditer(sentence):
-        word = match.group()
-        if _UNSPACED_RUN.fullmatch(word):
-            yield from map("".join, pairwise(word))
-        else:
-            yield word

@@ -16,6 +16,7 @@ from context_store.hot.ownership import Ownership
 from context_store.hot.sessions import Sessions
 from context_store.log.bodies import Bodies
 from context_store.log.log import Log
+from context_store.retrieval.events import DocumentEvents
 from context_store.service import ContextService
 from context_store.session.deletion import Deletions
 from context_store.session.quotas import Usage
@@ -45,6 +46,7 @@ FINISHING: Final = tuple(
         "WaitTurn",
         "ReadWindow",
         "CommitSummary",
+        "CommitVectors",
         "ForgetSession",
     )
 )
@@ -85,9 +87,11 @@ class ContextStoreRoom:
         self._queue = await self._resources.enter_async_context(jobs.docket(self._settings))
         store = self.store = await self._assemble(client, view)
         deletions = Deletions(store, partial(jobs.cancel_segments, self._queue))
+        documents = DocumentEvents(partial(jobs.enqueue_document, self._queue), self._settings.store)
+        self._run(documents)
         self._moving = Moving(store.sessions, store.log, store.ownership, view, self._settings)
         self._run(self._moving)
-        await self._serve(store, deletions)
+        await self._serve(store, deletions, documents)
         self._run(self._janitor(store, deletions))
         await self._announce(client)
         self._context.lifecycle.move(State.READY)
@@ -169,9 +173,10 @@ class ContextStoreRoom:
         background.start()
         self._resources.push_async_callback(background.stop)
 
-    async def _serve(self, store: Store, deletions: Deletions) -> None:
+    async def _serve(self, store: Store, deletions: Deletions, documents: DocumentEvents) -> None:
         server = self._server = GrpcServer(self._context, finishing=FINISHING)
-        service = ContextService(store, deletions)
+        service = ContextService(store, deletions, documents.announce)
+        self._resources.push_async_callback(service.indexes.stop)
         server.add(add_ContextServiceServicer_to_server, service, context_service_pb2.DESCRIPTOR)
         self.address = await server.start()
         self._resources.push_async_callback(server.stop)

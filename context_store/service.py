@@ -14,9 +14,16 @@ from isthmus.context.v1 import context_service_pb2 as api
 from isthmus.context.v1.context_service_pb2_grpc import ContextServiceServicer
 from isthmus.session.v1 import deletion_pb2, document_pb2, session_pb2, turn_pb2
 
+from context_store.retrieval.indexes import Indexes
+from context_store.retrieval.search_service import SearchService
+from context_store.retrieval.vector_service import VectorService
+from context_store.session.catalogues import Catalogues
 from context_store.session.creating import Creator
 from context_store.session.deletion import Deletions
-from context_store.session.documents import DocumentService
+from context_store.session.document_deletion import DocumentDeletions
+from context_store.session.document_service import Announce, DocumentService
+from context_store.session.documents import DocumentStreams
+from context_store.session.erasing import Eraser
 from context_store.session.exporting import Exporter
 from context_store.session.forks import ForkService
 from context_store.session.fragment_service import FragmentService
@@ -38,7 +45,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class ContextService(ContextServiceServicer):
     """A shard's door. Errors are raised as IsthmusError; the server's interceptor gives them their status."""
 
-    def __init__(self, store: Store, deletions: Deletions) -> None:
+    def __init__(self, store: Store, deletions: Deletions, announce: Announce = lambda *_: None) -> None:
+        """`announce` is told of documents that may want vectors."""
         self._store = store
         self._deletions = deletions
         self._manifests = Manifests(store.log, store.bodies, store.settings.manifest_bytes_max)
@@ -50,7 +58,15 @@ class ContextService(ContextServiceServicer):
         self._turns = TurnService(store)
         self._output = OutputService(store)
         self._fragments = FragmentService(store)
-        self._documents = DocumentService(store)
+        self._eraser = Eraser(store)
+        self._document_deletions = DocumentDeletions(store, self._eraser)
+        self._streams = DocumentStreams(store, self._document_deletions, announce)
+        self._catalogues = Catalogues(store.log, store.settings.retrieval.documents_cached_count_max)
+        self._documents = DocumentService(store, self._catalogues, announce)
+        self.indexes = Indexes(store)
+        deletions.held |= {"documents": self._catalogues.forget, "passages": self.indexes.forget}
+        self._searches = SearchService(store, self._catalogues, self.indexes, announce)
+        self._vectors = VectorService(store)
         self._windows = WindowService(store, self._manifests)
         self._summaries = SummaryService(store)
 
@@ -134,16 +150,40 @@ class ContextService(ContextServiceServicer):
         return await self._fragments.list(request)
 
     async def DeleteFragment(self, request: api.DeleteFragmentRequest, context: Context) -> empty_pb2.Empty:
-        await self._fragments.delete(request)
+        await self._eraser.delete(request)
         return empty_pb2.Empty()
 
     async def WriteDocument(
         self, request_iterator: AsyncIterator[api.WriteDocumentRequest], context: Context
     ) -> document_pb2.Document:
-        return await self._documents.write(request_iterator)
+        return await self._streams.write(request_iterator)
 
     async def GetDocument(self, request: api.GetDocumentRequest, context: Context) -> document_pb2.Document:
         return await self._documents.get(request)
+
+    async def ListDocuments(self, request: api.ListDocumentsRequest, context: Context) -> api.ListDocumentsResponse:
+        return await self._documents.list(request)
+
+    async def UpdateDocument(self, request: api.UpdateDocumentRequest, context: Context) -> document_pb2.Document:
+        return await self._documents.update(request)
+
+    async def DeleteDocument(self, request: api.DeleteDocumentRequest, context: Context) -> empty_pb2.Empty:
+        await self._document_deletions.delete(request)
+        return empty_pb2.Empty()
+
+    async def ReadDocument(
+        self, request: api.ReadDocumentRequest, context: Context
+    ) -> AsyncIterator[api.ReadDocumentResponse]:
+        async for response in self._documents.read(request):
+            yield response
+
+    async def SearchDocuments(
+        self, request: api.SearchDocumentsRequest, context: Context
+    ) -> api.SearchDocumentsResponse:
+        return await self._searches.search(request)
+
+    async def CommitVectors(self, request: api.CommitVectorsRequest, context: Context) -> api.CommitVectorsResponse:
+        return await self._vectors.commit(request)
 
     async def ReadWindow(
         self, request: api.ReadWindowRequest, context: Context

@@ -85,11 +85,14 @@ class Backend:
         return await self._shards.call(lambda stub: stub.GetSession, tenant, session_id, request, until=self._until())
 
     async def list_sessions(
-        self, tenant: str, *, page_size: int = 0, page_token: str = "", filter_text: str = ""
+        self, tenant: str, *, page_size: int = 0, page_token: str = "", filter_text: str = "", collection: str = ""
     ) -> session_service_pb2.ListSessionsResponse:
-        """A page of the tenant's sessions by id, of those that the filter takes; a page_size of 0 takes 100."""
+        """A page of the tenant's sessions by id, of those that the filter takes; a page_size of 0 takes 100.
+
+        `collection` lists one of the mesh's own: `library`, `file`.
+        """
         request = store.ListSessionsRequest(
-            tenant=tenant, page_size=page_size, page_token=page_token, filter=filter_text
+            tenant=tenant, page_size=page_size, page_token=page_token, filter=filter_text, collection=collection
         )
         page = await self._shards.call(lambda stub: stub.ListSessions, tenant, "", request, until=self._until())
         return session_service_pb2.ListSessionsResponse(sessions=page.sessions, next_page_token=page.next_page_token)

@@ -15,6 +15,8 @@ _TURN = re.compile(rf"sessions/({_ID})/turns/({_NUMBER})")
 _OPERATION = re.compile(rf"sessions/({_ID})/turns/({_NUMBER})/operation")
 _FRAGMENT = re.compile(rf"sessions/({_ID})/fragments/({_NUMBER})")
 _DOCUMENT = re.compile(rf"sessions/({_ID})/documents/({_ID})")
+_LIBRARY = re.compile(rf"libraries/({_ID})")
+_LIBRARY_DOCUMENT = re.compile(rf"libraries/({_ID})/documents/({_ID})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,27 @@ def parse_document(name: str, field: str = "name") -> DocumentId:
     """Both ids in `sessions/{session}/documents/{document}`; InvalidField names `field` otherwise."""
     match = _match(_DOCUMENT, name, field, f"sessions/{{session}}/documents/{{document}}, each id {_ID_RULE}")
     return DocumentId(match[1], match[2])
+
+
+def library_name(library: str) -> str:
+    """`libraries/{library}` of an id."""
+    return f"libraries/{library}"
+
+
+def library_document_name(library: str, document: str) -> str:
+    """`libraries/{library}/documents/{document}` of both ids."""
+    return f"{library_name(library)}/documents/{document}"
+
+
+def parse_library(name: str, field: str = "name") -> str:
+    """The id in `libraries/{library}`; InvalidField names `field` otherwise."""
+    return _match(_LIBRARY, name, field, f"libraries/{{library}}, the id being {_ID_RULE}")[1]
+
+
+def parse_library_document(name: str, field: str = "name") -> tuple[str, str]:
+    """Both ids in `libraries/{library}/documents/{document}`; InvalidField names `field` otherwise."""
+    match = _match(_LIBRARY_DOCUMENT, name, field, f"libraries/{{library}}/documents/{{document}}, each id {_ID_RULE}")
+    return match[1], match[2]
 
 
 def _match(pattern: re.Pattern[str], name: str, field: str, expected: str) -> re.Match[str]:

@@ -15,7 +15,12 @@ from isthmus.gateway.v1 import (
     pool_service_pb2,
     pool_service_pb2_grpc,
 )
-from isthmus.session.v1 import session_service_pb2, session_service_pb2_grpc
+from isthmus.session.v1 import (
+    library_service_pb2,
+    library_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
 
 from gateway.access.gate import Gate, KeyGate, OpenGate
 from gateway.access.jwks import Jwks
@@ -32,6 +37,8 @@ from gateway.http.app import create_app
 from gateway.http.server import HttpServer
 from gateway.jobs.jobs import TurnJobs
 from gateway.jobs.operations import OperationsServicer
+from gateway.libraries.libraries import Libraries
+from gateway.libraries.service import LibraryServicer
 from gateway.limits.admission import Admission
 from gateway.limits.limiter import Limiter
 from gateway.limits.metrics import LimitMetrics
@@ -86,6 +93,7 @@ class GatewayRoom:
         self.pools: Pools | None = None
         self._turns: TurnDriver | None = None
         self._jobs: TurnJobs | None = None
+        self._libraries: Libraries | None = None
         self._closing = AsyncExitStack()
 
     @property
@@ -204,22 +212,41 @@ class GatewayRoom:
             AuditServicer(AuditKeeper(connection, settings.compressor.audits)),
             audit_service_pb2.DESCRIPTOR,
         )
+        libraries = self._libraries = Libraries(
+            connection, backend, shards, admission, settings, self._context.member_id
+        )
+        self._server.add(
+            library_service_pb2_grpc.add_LibraryServiceServicer_to_server,
+            LibraryServicer(libraries, backend),
+            library_service_pb2.DESCRIPTOR,
+        )
         await self._server.start()
         self._closing.push_async_callback(self._server.stop)
         if self._context.http_listen is not None:
             shared = self._context.shared_http_listen
             app = create_app(
-                backend, turns, jobs, self._gate, settings, self._context.lifecycle, shares_port=shared is not None
+                backend,
+                turns,
+                jobs,
+                libraries,
+                self._gate,
+                settings,
+                self._context.lifecycle,
+                shares_port=shared is not None,
             )
             self._http = HttpServer(app, self._context.http_listen, settings, shared)
             await self._http.start()
             self._closing.push_async_callback(self._stop_http, 0)
         jobs.start()
         self._closing.push_async_callback(jobs.stop)
+        libraries.start()
+        self._closing.push_async_callback(libraries.stop)
 
     async def _drain_jobs(self) -> None:
         if self._jobs is not None:
             await self._jobs.drain()
+        if self._libraries is not None:
+            await self._libraries.drain()
 
     async def _stop_http(self, grace_ms: int) -> None:
         if self._http is not None:

@@ -20,6 +20,7 @@ from services.valkey import address
 
 SUMMARISE_SEGMENT: Final = "summarise_segment"
 AUDIT_TURN: Final = "audit_turn"
+EMBED_DOCUMENT: Final = "embed_document"
 _KEY_BYTES: Final = 16
 
 
@@ -31,6 +32,11 @@ async def summarise_segment(tenant: str, session: str, first_sequence: int, last
 async def audit_turn(tenant: str, session: str, turn: int) -> None:
     """Judges a turn's reply against what it was made from. The compressor registers the one that works."""
     raise RuntimeError(f"{AUDIT_TURN} runs in the compressor; here it is only declared")
+
+
+async def embed_document(tenant: str, session: str, document: str) -> None:
+    """Makes the vectors that a library's document lacks. The compressor registers the one that works."""
+    raise RuntimeError(f"{EMBED_DOCUMENT} runs in the compressor; here it is only declared")
 
 
 @asynccontextmanager
@@ -63,7 +69,15 @@ class _Connection(RedisConnection):
 
 def segment_key(tenant: str, session: str, first_sequence: int, last_sequence: int) -> str:
     """What the job does is its key, so that asking twice, or a redelivery, adds nothing. It tells no session's name."""
-    what = f"{SUMMARISE_SEGMENT}:{tenant}/{session}:{first_sequence}-{last_sequence}"
+    return _key(f"{SUMMARISE_SEGMENT}:{tenant}/{session}:{first_sequence}-{last_sequence}")
+
+
+def document_key(tenant: str, session: str, document: str) -> str:
+    """The same for a document."""
+    return _key(f"{EMBED_DOCUMENT}:{tenant}/{session}:{document}")
+
+
+def _key(what: str) -> str:
     return blake2b(what.encode(), digest_size=_KEY_BYTES).hexdigest()
 
 
@@ -78,6 +92,13 @@ async def enqueue_segment(queue: Docket, tenant: str, session: str, first_sequen
 def audit_key(tenant: str, session: str, turn: int) -> str:
     """As `segment_key`, of the audit of a turn."""
     return blake2b(f"{AUDIT_TURN}:{tenant}/{session}/{turn}".encode(), digest_size=_KEY_BYTES).hexdigest()
+
+
+async def enqueue_document(queue: Docket, tenant: str, session: str, document: str) -> None:
+    """Asks for the vectors of a library's document."""
+    if EMBED_DOCUMENT not in queue.tasks:
+        queue.register(embed_document)
+    await queue.add(EMBED_DOCUMENT, key=document_key(tenant, session, document))(tenant, session, document)
 
 
 async def cancel_segments(queue: Docket, tenant: str, session: str, segments: Iterable[tuple[int, int]]) -> None:

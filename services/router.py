@@ -184,6 +184,26 @@ class Router:
         member = circle.members[choice.member]
         return Placed(member, self._channels.get(member.endpoint, peer=INFERENCE), choice)
 
+    def embedders(self) -> set[str]:
+        """The models that make vectors somewhere now."""
+        return {member.labels.get(LABEL_EMBEDDING, "") for member in self._view.ready(INFERENCE)} - {""}
+
+    def embedding(self, tenant: str, session: str, embedder: str = "") -> tuple[Member, grpc.aio.Channel]:
+        """A replica that makes vectors, by this model if one is named, and a channel to it.
+
+        Raises UPSTREAM_UNAVAILABLE while no replica is ready, MODEL_NOT_FOUND where none that is makes such vectors.
+        """
+        wanted = {embedder} if embedder else self.embedders()
+        ready = self._view.ready(INFERENCE)
+        out = [member.id for member in ready if member.labels.get(LABEL_EMBEDDING, "") not in wanted]
+        if ready and len(out) == len(ready):
+            raise IsthmusError(
+                errors_pb2.ERROR_REASON_MODEL_NOT_FOUND,
+                f"no replica makes vectors by {embedder or 'any model'}; expected one whose embedding model is set",
+            )
+        placed = self.place(tenant, session, {}, out=out)
+        return placed.member, placed.channel
+
     def suspect(self, room: str, member_id: str) -> None:
         """Leaves a member that did not answer out until its next heartbeat, unless all are suspect."""
         for member in self._view.members(room):

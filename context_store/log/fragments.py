@@ -9,14 +9,10 @@ import zstandard
 from google.protobuf import timestamp_pb2
 from isthmus.session.v1 import fragment_pb2, message_pb2
 
+from services.cuts import ESTIMATE_BYTES_PER_TOKEN, cut
 from services.digest import fragment_digest
 
-ESTIMATE_BYTES_PER_TOKEN = 3
 ESTIMATE_ITEM_TOKENS = 8
-
-_PARAGRAPH_ENDS = (b"\n\n", b"\n\r\n")
-_SENTENCE_ENDS = (b". ", b"! ", b"? ", b".\n", b"!\n", b"?\n", *(mark.encode() for mark in "。\uff01\uff1f"))
-_WORD_ENDS = (b"\n", b" ", b"\t")
 
 _compressor = zstandard.ZstdCompressor(level=3)
 _decompressor = zstandard.ZstdDecompressor()
@@ -70,33 +66,6 @@ class Draft:
 def estimate_tokens(size: int) -> int:
     """Tokens of a window item whose text has `size` UTF-8 bytes, on the safe side: ceil(size / 3) + 8."""
     return -(-size // ESTIMATE_BYTES_PER_TOKEN) + ESTIMATE_ITEM_TOKENS
-
-
-def cut(data: bytes | bytearray, bytes_max: int) -> int:
-    """Length in bytes of the first fragment of `data`, which is longer than `bytes_max`.
-
-    The last paragraph end in the second half of the bound, else sentence end, else word end, else character end. It
-    depends on the first `bytes_max` bytes alone, so the cuts of a stream do not depend on how it was chunked.
-    """
-    low = bytes_max // 2
-    for ends in (_PARAGRAPH_ENDS, _SENTENCE_ENDS, _WORD_ENDS):
-        best = max(_end_of_last(data, end, low, bytes_max) for end in ends)
-        if best:
-            return best
-    return _character_end(data, bytes_max)
-
-
-def _end_of_last(data: bytes | bytearray, pattern: bytes, low: int, high: int) -> int:
-    found = data.rfind(pattern, low, high)
-    return found + len(pattern) if found >= 0 else 0
-
-
-def _character_end(data: bytes | bytearray, position: int) -> int:
-    end = position
-    while end > position - 4 and data[end] & 0xC0 == 0x80:
-        end -= 1
-    # Four continuation bytes in a row are no UTF-8: the decoder will name the place, wherever the cut is.
-    return end if end > 0 and data[end] & 0xC0 != 0x80 else position
 
 
 def split(text: str, bytes_max: int) -> Iterator[tuple[str, int]]:

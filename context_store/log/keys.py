@@ -65,8 +65,17 @@ class Keys:
 
     @property
     def documents(self) -> str:
-        """Hash: id to Document proto, and `<id>:place` to the bytes committed and the last batch's mark."""
+        """Hash: id to Document proto; `<id>:place` to the bytes committed, the last batch's mark, first and last one.
+
+        `<id>:own` has what its owner changed since (Document proto), `<id>:vectors` how far it has vectors, and
+        `<id>:gone` is `deleting`, or `deleted` for one that an ancestor of a fork has.
+        """
         return self._key("documents")
+
+    @property
+    def vectors(self) -> str:
+        """Hash: `<document>:<first passage>` to vectors of its passages from there on, float16."""
+        return self._key("vectors")
 
     @property
     def objects(self) -> str:
@@ -81,11 +90,14 @@ class Keys:
     def all(self) -> list[str]:
         """Every key, meta first."""
         rest = [self.log, self.turns, self.requests, self.output, self.void, self.counts]
-        return [self.meta, *rest, self.summaries, self.summary_bodies, self.documents, self.objects, self.forks]
+        # A script knows the objects by their place, the second to last.
+        last = [self.objects, self.forks]
+        return [self.meta, *rest, self.summaries, self.summary_bodies, self.documents, self.vectors, *last]
 
     def leaving(self) -> dict[str, str]:
         """What leaves Valkey when the session becomes an object: key by its concept."""
-        concepts = ("log", "turns", "requests", "void", "counts", "summaries", "summary_bodies", "documents")
+        summaries = ("summaries", "summary_bodies")
+        concepts = ("log", "turns", "requests", "void", "counts", *summaries, "documents", "vectors")
         return {concept: self._key(concept) for concept in concepts}
 
     @property
@@ -108,9 +120,9 @@ def bucket_index(concept: str, bucket: int) -> str:
     return f"{PREFIX}{concept}:{{{bucket:02x}}}"
 
 
-def tenant_index(tenant: str) -> str:
-    """Sorted set of a tenant's session ids, all with score 0: read in lexical order."""
-    return f"{PREFIX}sessions:{tenant}"
+def tenant_index(tenant: str, collection: str = "") -> str:
+    """Sorted set of the session ids that a tenant has in a collection, all with score 0: read in lexical order."""
+    return f"{PREFIX}sessions:{tenant}" + (f":{collection}" if collection else "")
 
 
 def usage(tenant: str) -> str:

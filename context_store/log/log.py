@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from isthmus.context.v1.context_service_pb2 import TurnLease
-from isthmus.session.v1 import document_pb2, session_pb2, turn_pb2
+from isthmus.session.v1 import session_pb2, turn_pb2
 
+from context_store.log.changing import new_mark, reply_of
+from context_store.log.document_writes import DocumentWrites
 from context_store.log.keys import Keys, tenant_index, usage
 from context_store.log.links import Link, pack_links
-from context_store.log.reads import LogReads
 from context_store.log.stored import (
-    MARK_BYTES,
     Entry,
     ImportPage,
     Meter,
@@ -28,39 +26,26 @@ from context_store.log.stored import (
 from context_store.session.shown import ttl_ms
 from context_store.window.epoch import Base
 from context_store.window.summaries import SummaryRef
-from services.errors import NotFound
-from services.valkey import Ack, Argument
+from services.collections import collection_of
+from services.valkey import Argument
 
 
-class Log(LogReads):
+class Log(DocumentWrites):
     """The sessions in Valkey. What a script's outcomes are is written at its head.
 
     A change answers once it is where an acknowledgement needs it, `disk` says whether that is a disk. It raises
     NOT_REPLICATED where it is written and no more: the same change again finds it.
     """
 
-    async def _change(
-        self,
-        name: str,
-        keys: Keys,
-        key_names: Sequence[str],
-        args: Sequence[Argument],
-        meter: Meter | None = None,
-        *,
-        disk: bool = False,
-    ) -> Reply:
-        answer, ack = await self._run_acknowledged(name, keys, key_names, [_mark(), *args], meter, disk=disk)
-        return _reply(keys, answer, ack)
-
     async def enter_tenant(self, keys: Keys, sessions_max: int) -> Reply:
-        """Makes lists look for the session; FULL where the tenant has `sessions_max` (0: no bound) others."""
+        """Makes lists look for the session; FULL where its collection has `sessions_max` (0: no bound) others."""
         args: list[Argument] = [keys.session, sessions_max]
-        answer, ack = await self._run_acknowledged("enter_tenant", keys, [tenant_index(keys.tenant)], args)
-        return _reply(keys, answer, ack)
+        answer, ack = await self._run_acknowledged("enter_tenant", keys, [_index_of(keys)], args)
+        return reply_of(keys, answer, ack)
 
     async def leave_tenant(self, keys: Keys) -> int:
         """Takes the session from lists and sums; how many entries it had there."""
-        listed = int(await self._command("ZREM", tenant_index(keys.tenant), keys.session))
+        listed = int(await self._command("ZREM", _index_of(keys), keys.session))
         counted = await self._run("leave_usage", keys, [usage(keys.tenant)], [keys.session])
         return listed + int(counted[0])
 
@@ -88,7 +73,7 @@ class Log(LogReads):
         args += [part for pair in fields.items() for part in pair]
         args += ["ttl_ms", ttl_ms(own)] if own.HasField("ttl") else []
         answer, ack = await self._run_acknowledged("create_session", keys, [keys.meta], args, disk=disk)
-        return _reply(keys, answer, ack)
+        return reply_of(keys, answer, ack)
 
     async def update_session(self, keys: Keys, etag_read: str, own: session_pb2.Session) -> Reply:
         args: list[Argument] = [etag_read, own.etag, own.SerializeToString(), ttl_ms(own)]
@@ -102,12 +87,12 @@ class Log(LogReads):
     async def erase_session(self, keys: Keys, incarnation: bytes) -> Reply:
         """Erases all keys of a hidden session; what there was in each, in the order of `keys.all()`."""
         answer, ack = await self._run_acknowledged("erase_session", keys, keys.all(), [incarnation])
-        return _reply(keys, answer, ack)
+        return reply_of(keys, answer, ack)
 
     async def begin_import(self, keys: Keys, own: session_pb2.Session, mark: bytes, idle_ms: int) -> Reply:
         """Begins a session that nobody sees before `end_import`; it dies after so long without a page."""
         args: list[Argument] = [mark, own.SerializeToString(), own.etag, idle_ms]
-        return _reply(keys, await self._run("begin_import", keys, [keys.meta], args))
+        return reply_of(keys, await self._run("begin_import", keys, [keys.meta], args))
 
     async def import_page(self, keys: Keys, mark: bytes, page: ImportPage, idle_ms: int) -> bool:
         """False where the import is not under way any more."""
@@ -128,7 +113,7 @@ class Log(LogReads):
         args: list[Argument] = [mark, *(part for pair in fields.items() for part in pair)]
         args += ["ttl_ms", ttl_ms(own)] if own.HasField("ttl") else []
         answer, ack = await self._run_acknowledged("end_import", keys, [keys.meta], args, disk=disk)
-        return _reply(keys, answer, ack)
+        return reply_of(keys, answer, ack)
 
     async def note_fork(self, keys: Keys, incarnation: bytes, version: bytes, fork: str, noted_ms: int) -> Reply:
         """Notes a fork with one whose past it shares; an empty version takes any."""
@@ -213,7 +198,7 @@ class Log(LogReads):
     async def renew_turn(self, keys: Keys, lease: TurnLease, lease_ms: int) -> Reply:
         # Not waited for: a renewal that is lost ends the lease earlier, and the attempt's number still fences.
         args: list[Argument] = [lease.turn, lease.attempt, lease.incarnation, lease_ms]
-        return _reply(keys, await self._run("renew_turn", keys, [keys.meta, keys.turns], args))
+        return reply_of(keys, await self._run("renew_turn", keys, [keys.meta, keys.turns], args))
 
     async def replan_turn(
         self,
@@ -232,36 +217,13 @@ class Log(LogReads):
         args += [*base_arguments(base), *count_arguments(tokenizer, counts)]
         # Not waited for: a plan that is lost is made again.
         names = [keys.meta, keys.turns, keys.counts]
-        return _reply(keys, await self._run("replan_turn", keys, names, [_mark(), *args], meter))
+        return reply_of(keys, await self._run("replan_turn", keys, names, [new_mark(), *args], meter))
 
     async def append_messages(
         self, keys: Keys, request_id: str, digest: bytes, entries: Iterable[Entry], *, disk: bool = False
     ) -> Reply:
         args: list[Argument] = [request_id, digest, *entry_arguments(entries)]
         return await self._change("append_messages", keys, [keys.meta, keys.log, keys.requests], args, disk=disk)
-
-    async def append_document(
-        self,
-        keys: Keys,
-        document_id: str,
-        committed_before: int,
-        mark: str,
-        document: document_pb2.Document,
-        entries: Iterable[Entry],
-        *,
-        disk: bool = False,
-    ) -> Reply:
-        args: list[Argument] = [document_id, committed_before, mark, document.committed_bytes]
-        args += [document.SerializeToString(), *entry_arguments(entries)]
-        return await self._change("append_document", keys, [keys.meta, keys.log, keys.documents], args, disk=disk)
-
-    async def erase_fragment(
-        self, keys: Keys, version: bytes, sequence: int, size: int, base: Base | None, summaries: Iterable[str]
-    ) -> Reply:
-        """`base` is set where a new epoch begins; `summaries` are the names of those that cover the fragment."""
-        names = [keys.meta, keys.log, keys.void, keys.counts, keys.summaries, keys.summary_bodies]
-        args: list[Argument] = [version, sequence, size, *base_arguments(base), *summaries]
-        return await self._change("erase_fragment", keys, names, args)
 
     async def confirm(self, keys: Keys, *, disk: bool = False) -> Reply:
         """Acknowledges what the session is now: for what a caller finds done already."""
@@ -281,13 +243,5 @@ class Log(LogReads):
         return await self._change("commit_summary", keys, names, args)
 
 
-def _mark() -> bytes:
-    # Random, so that no two calls make the same version, even if Valkey lost its last moments.
-    return secrets.token_bytes(MARK_BYTES)
-
-
-def _reply(keys: Keys, answer: list[Any], ack: Ack | None = None) -> Reply:
-    outcome, *values = answer
-    if outcome == b"MISSING":
-        raise NotFound(f"sessions/{keys.session}")
-    return Reply(outcome.decode(), values, ack or Ack())
+def _index_of(keys: Keys) -> str:
+    return tenant_index(keys.tenant, collection_of(keys.session))

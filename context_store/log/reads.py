@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
-from isthmus.session.v1 import document_pb2, session_pb2
+from isthmus.session.v1 import session_pb2
 
 from context_store.log.keys import Keys, tenant_index
 from context_store.log.links import Link, ancestor, links_of
@@ -16,7 +16,6 @@ from context_store.log.stored import (
     Row,
     Snapshot,
     TurnState,
-    document_of,
     inherited_row,
     inherited_turn,
     rows_of,
@@ -43,10 +42,11 @@ class LogReads(Running):
         super().__init__(client, acknowledger, thaw)
         self._fill = fill
 
-    async def list_sessions(self, tenant: str, after: str, count: int) -> list[str]:
-        """Ids after `after` in ascending order."""
+    async def list_sessions(self, tenant: str, collection: str, after: str, count: int) -> list[str]:
+        """Ids of a collection after `after` in ascending order."""
         low = f"({after}" if after else "-"
-        names = await self._command("ZRANGE", tenant_index(tenant), low, "+", "BYLEX", "LIMIT", 0, count)
+        index = tenant_index(tenant, collection)
+        names = await self._command("ZRANGE", index, low, "+", "BYLEX", "LIMIT", 0, count)
         return [name.decode() for name in names]
 
     async def listed(self, many: Sequence[Keys]) -> list[session_pb2.Session | None]:
@@ -141,32 +141,6 @@ class LogReads(Running):
             found.update(zip(shared, named, strict=True))
         return [found[one] for one in numbers]
 
-    async def document_ids(self, keys: Keys) -> list[str]:
-        """The ids of the session's documents, those of a past that it shares among them."""
-        links, _ = await self._hash(keys, keys.documents, ["-"])
-        found: set[str] = set()
-        for origin, incarnation in [(keys, b""), *((ancestor(keys, link), link.incarnation) for link in links)]:
-            async for page in self._scan("HSCAN", origin, origin.documents, incarnation):
-                found.update(name.decode() for name, _ in _pairs(page) if not name.endswith(b":place"))
-        return sorted(found)
-
-    async def document(self, keys: Keys, document_id: str) -> document_pb2.Document | None:
-        """The document as far as it is committed; one of the shared past only if it was complete by then."""
-        fields = [document_id, f"{document_id}:place"]
-        links, (stored, place) = await self._hash(keys, keys.documents, fields)
-        if stored and place:
-            return document_of(stored, place)
-        for link in reversed(links):
-            origin = ancestor(keys, link)
-            _, (stored, place) = await self._hash(origin, origin.documents, fields, incarnation=link.incarnation)
-            if stored and place:
-                document = document_of(stored, place)
-                is_whole = document.state == document_pb2.Document.STATE_COMPLETE
-                if is_whole and document.last_sequence <= link.last:
-                    document.name = f"sessions/{keys.session}/documents/{document_id}"
-                    return document
-        return None
-
     async def summary_bodies(self, keys: Keys, names: Sequence[str], meter: Meter | None = None) -> list[bytes | None]:
         """The stored summaries of these names."""
         links, values = await self._hash(keys, keys.summary_bodies, names, meter)
@@ -255,13 +229,13 @@ class LogReads(Running):
     async def counts(self, keys: Keys, incarnation: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
         """Sequence and value; some may come twice."""
         async for page in self._scan("HSCAN", keys, keys.counts, incarnation):
-            for pair in _pairs(page):
+            for pair in pairs_of(page):
                 yield pair
 
     async def summaries(self, keys: Keys, incarnation: bytes = b"") -> AsyncIterator[bytes]:
         """Headers; some may come twice."""
         async for page in self._scan("HSCAN", keys, keys.summaries, incarnation):
-            for _, header in _pairs(page):
+            for _, header in pairs_of(page):
                 yield header
 
     async def forks(self, keys: Keys) -> dict[bytes, bytes]:
@@ -271,7 +245,7 @@ class LogReads(Running):
         while True:
             # Not a script: the forks of a cold session, or of one that is being erased, are asked for too.
             cursor, page = await self._command("HSCAN", keys.forks, cursor, "COUNT", _SCAN_COUNT)
-            found.update(page if isinstance(page, dict) else dict(_pairs(page)))
+            found.update(page if isinstance(page, dict) else dict(pairs_of(page)))
             if not int(cursor):
                 return found
 
@@ -285,5 +259,5 @@ class LogReads(Running):
                 return
 
 
-def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def pairs_of(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-from isthmus.session.v1 import document_pb2, fragment_pb2, turn_pb2
+from isthmus.session.v1 import fragment_pb2, turn_pb2
 
 from context_store.log.links import Link, links_of
 from context_store.window.epoch import Base
@@ -214,11 +214,3 @@ def inherited_turn(session: str, stored: bytes) -> bytes:
     turn = turn_pb2.Turn.FromString(stored)
     turn.name = f"sessions/{session}/turns/{turn.number}"
     return turn.SerializeToString()
-
-
-def document_of(stored: bytes, place: bytes) -> document_pb2.Document:
-    """A document with the bounds that the log gave it."""
-    document = document_pb2.Document.FromString(stored)
-    _, _, first, last = place.split(b":")
-    document.first_sequence, document.last_sequence = int(first), int(last)
-    return document

@@ -4,13 +4,14 @@
 -- ARGV: version to come, document id, bytes committed before, mark of this batch, bytes committed after, Document
 --   proto, then for each fragment: header, body, size.
 -- Returns {'APPENDED', version, version before, first sequence of the document, last sequence}, the same with 'AGAIN'
--- for a batch that was carried out before, {'OFFSET', bytes committed}, {'COLD'} or {'MISSING'}. Sequences are 0
--- while empty.
+-- for a batch that was carried out before, {'OFFSET', bytes committed}, {'DELETING'}, {'COLD'} or {'MISSING'}. Sequences
+-- are 0 while empty.
 local meta, log, documents = KEYS[1], KEYS[2], KEYS[3]
 local m = redis.call('HMGET', meta, 'version', 'cold', 'revision')
 if not m[1] then return {'MISSING'} end
 if m[2] then return {'COLD'} end
 local place = ARGV[2] .. ':place'
+if redis.call('HGET', documents, ARGV[2] .. ':gone') == 'deleting' then return {'DELETING'} end
 local committed, mark, first, last = string.match(redis.call('HGET', documents, place) or '0::0:0',
   '^(%d+):(%w*):(%d+):(%d+)$')
 -- What is answered is acknowledged: a write moves the connection on to where WAIT has to wait for.

@@ -11,7 +11,7 @@ from isthmus.session.v1 import session_pb2
 from context_store.log.keys import Keys
 from context_store.log.stored import Reply
 from context_store.session.deletion import Deletions
-from context_store.session.quotas import exceeded
+from context_store.session.quotas import count_bound, exceeded
 from context_store.store import Store
 from services.errors import IsthmusError
 from services.valkey import Argument
@@ -44,10 +44,10 @@ class Creator:
 
     async def enter(self, keys: Keys, own: session_pb2.Session) -> None:
         """Puts the session into the indexes: a crash in between leaves names that nothing is behind."""
-        bound = self._store.usage.limits(keys.tenant).tenant_sessions_max
+        quota, bound = count_bound(self._store.usage.limits(keys.tenant), keys)
         reply = await self._store.log.enter_tenant(keys, bound)
         if reply.outcome == "FULL":
-            raise exceeded("tenant_sessions_max", f"tenants/{keys.tenant}", bound, int(reply.values[0]))
+            raise exceeded(quota, f"tenants/{keys.tenant}", bound, int(reply.values[0]))
         await self._store.tiers.enter(keys, own)
 
     async def settle(self, keys: Keys, own: session_pb2.Session) -> None:

@@ -15,12 +15,13 @@ from isthmus.session.v1 import deletion_pb2, session_pb2
 
 from context_store.hot.hot_session import HotSession
 from context_store.hot.sessions import Slot
-from context_store.log.fragments import ESTIMATE_BYTES_PER_TOKEN
 from context_store.log.keys import Keys
 from context_store.log.links import Link, links_of, without
 from context_store.session.fork_notes import fork_name, fork_of
 from context_store.store import StaleError, Store, now
 from context_store.window.epoch import Past, rebase_on
+from services.collections import collection_of
+from services.cuts import ESTIMATE_BYTES_PER_TOKEN
 from services.errors import IsthmusError, NotFound
 
 Erasure: TypeAlias = deletion_pb2.DeletionReceipt.Erasure
@@ -42,6 +43,7 @@ _KINDS: Final = (
     "summaries",
     "summaries",
     "documents",
+    "vectors",
     "objects",
     "forks",
 )
@@ -55,6 +57,8 @@ class Deletions:
         self._indexes = store.tiers.indexes
         self._objects = store.tiers.objects
         self._cancel_jobs = cancel_jobs
+        # What else this shard has of sessions in memory, by kind: forgotten, each says about how many bytes it had.
+        self.held: dict[str, Callable[[Keys], int]] = {}
 
     async def delete(self, keys: Keys, etag: str = "") -> deletion_pb2.DeletionReceipt:
         """Erases a session. NOT_FOUND if there is none, ETAG_MISMATCH if the etag is set and old."""
@@ -146,9 +150,14 @@ class Deletions:
         store.tiers.touches.forget(keys)
         store.usage.forget(keys)
         _note(receipt, store.member_id, "texts", *store.bodies.drop(keys))
+        for kind, forget in self.held.items():
+            size = forget(keys)
+            _note(receipt, store.member_id, kind, 1 if size else 0, size)
 
     async def _waiting(self, keys: Keys) -> list[tuple[int, int]]:
         """Segments whose summaries may be on order."""
+        if collection_of(keys.session):
+            return []
         (shown,) = await self._store.log.listed([keys])
         if shown is None or self._is_summarised(shown):
             return []

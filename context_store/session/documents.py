@@ -11,18 +11,25 @@ from isthmus.session.v1 import document_pb2, fragment_pb2, message_pb2
 
 from context_store.hot.hot_session import HotSession
 from context_store.hot.sessions import Slot
-from context_store.log.fragments import Draft, Origin, cut
+from context_store.log.fragments import Draft, Origin
 from context_store.log.keys import Keys
 from context_store.log.stored import Reply
+from context_store.log.stored_documents import StoredDocument
+from context_store.session.attributes import check_attributes, passage_tokens
+from context_store.session.document_deletion import DocumentDeletions
+from context_store.session.document_service import Announce
 from context_store.store import Store, entries, keys_of, now
+from services.cuts import cut
 from services.errors import InvalidField, IsthmusError, NotFound
 
 
-class DocumentService:
-    """Serves `sessions/{session}/documents/{document}`."""
+class DocumentStreams:
+    """Serves WriteDocument."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, deletions: DocumentDeletions, announce: Announce) -> None:
         self._store = store
+        self._deletions = deletions
+        self._announce = announce
 
     async def write(self, requests: AsyncIterator[api.WriteDocumentRequest]) -> document_pb2.Document:
         """Appends the stream's text; DOCUMENT_INCOMPLETE where it closes before its `end`."""
@@ -38,28 +45,38 @@ class DocumentService:
                 case "chunk":
                     await writer.feed(request.part.chunk)
                 case "end":
-                    return await writer.end(request.part.end.size_bytes)
+                    document = await writer.end(request.part.end.size_bytes)
+                    self._announce(keys_of(first.key), StoredDocument(document), "")
+                    return document
                 case _:
                     raise InvalidField("part", "a second header; expected a chunk or the end")
         raise await writer.incomplete()
 
     async def _writer(self, keys: Keys, header: document_pb2.DocumentPart.Header) -> DocumentWriter:
+        check_attributes(header.attributes, "part.header.attributes")
+        tokens_max, overlap = passage_tokens(header)
         await self._store.log.version(keys)
-        document = await self._store.log.document(keys, header.document_id) or document_pb2.Document(
-            name=f"sessions/{keys.session}/documents/{header.document_id}",
-            display_name=header.display_name,
-            state=document_pb2.Document.STATE_RECEIVING,
-            create_time=now(),
+        incarnation = await self._deletions.incarnation(keys)
+        stored = await self._store.log.stored_document(keys, header.document_id)
+        if stored and stored.is_gone:
+            await self._deletions.finish(keys, incarnation, stored)
+            stored = None
+        document = (
+            stored.document
+            if stored
+            else document_pb2.Document(
+                name=f"sessions/{keys.session}/documents/{header.document_id}",
+                display_name=header.display_name,
+                state=document_pb2.Document.STATE_RECEIVING,
+                create_time=now(),
+                attributes=header.attributes if header.HasField("attributes") else None,
+                passage_tokens_max=tokens_max,
+                passage_overlap_tokens=overlap,
+                media_type=header.media_type,
+                etag=secrets.token_hex(8),
+            )
         )
         return DocumentWriter(self._store, keys, header.document_id, document)
-
-    async def get(self, request: api.GetDocumentRequest) -> document_pb2.Document:
-        keys = keys_of(request.key)
-        await self._store.log.version(keys)
-        document = await self._store.log.document(keys, request.document)
-        if not document:
-            raise NotFound(f"sessions/{keys.session}/documents/{request.document}")
-        return document
 
 
 class DocumentWriter:
@@ -147,6 +164,8 @@ class DocumentWriter:
             reply = await self._store.log.append_document(
                 self._keys, self._id, self._document.committed_bytes, mark, after, stored, disk=hot.is_on_disk
             )
+            if reply.outcome == "DELETING":
+                raise NotFound(self._document.name)
             if reply.outcome == "OFFSET":
                 self._document.committed_bytes = int(reply.values[0])
                 raise self._offset("another stream writes it; expected one at a time")

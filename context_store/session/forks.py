@@ -27,6 +27,7 @@ from context_store.session.session_fields import MUTABLE, copy_fields, set_field
 from context_store.store import StaleError, Store, keys_of, now, require_turn
 from context_store.turn import turns
 from context_store.window.epoch import Base
+from services.collections import collection_of
 from services.errors import InvalidField, IsthmusError, NotFound
 from services.valkey import Argument
 
@@ -61,6 +62,10 @@ class ForkService:
         The session of a fork may be made, and its answer be lost, as often as it takes.
         """
         keys, fork = keys_of(request.key), Keys(request.key.tenant, request.session_id)
+        if collection_of(keys.session):
+            raise InvalidField(
+                "key.session", f"is {keys.session!r}; expected a user's session, without a dot in its id"
+            )
         if fork == keys:
             raise InvalidField("session_id", "is the session that is forked; expected another id")
         mark = request.fork_id or secrets.token_bytes(8)

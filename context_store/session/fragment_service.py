@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from hashlib import blake2b
 
@@ -15,21 +14,16 @@ from context_store.hot.hot_session import HotSession
 from context_store.hot.sessions import Slot
 from context_store.log.fragments import Draft
 from context_store.log.keys import Keys
-from context_store.log.stored import Reply
-from context_store.session.fork_notes import fork_of, is_being_made
+from context_store.session.erasing import check_free
 from context_store.session.page_tokens import write as write_page_token
 from context_store.store import (
-    LapsedError,
-    StaleError,
     Store,
     entries,
     fragments,
     keys_of,
     now,
     read_page_token,
-    turn_in_progress,
 )
-from context_store.window.epoch import Base, Past, rebase_without
 from services.digest import DIGEST_BYTES
 from services.errors import InvalidField, IsthmusError, NotFound
 
@@ -57,7 +51,7 @@ class FragmentService:
             reply = await self._store.log.append_messages(
                 keys, request_id, digest, entries(parts, created), disk=hot.is_on_disk
             )
-            _check_free(keys, reply)
+            check_free(keys, reply)
             if reply.outcome == "REUSED":
                 raise IsthmusError(
                     errors_pb2.ERROR_REASON_REQUEST_ID_REUSED,
@@ -121,85 +115,6 @@ class FragmentService:
             page, following = pages_of(hot, live, settings.log_page_count_max, settings.chunk_bytes_max)
             found = await self._store.bodies.get(keys, hot.incarnation, page)
             yield api.ReadFragmentsResponse(fragments=shown(hot, found, with_text=True))
-
-    async def delete(self, request: api.DeleteFragmentRequest) -> None:
-        """Erases a fragment's content and the summaries that cover it; once more for an erased one changes nothing.
-
-        A window that held it ends with its epoch. TURN_IN_PROGRESS while a turn is open.
-        """
-        keys, sequence = keys_of(request.key), request.sequence
-
-        async def change(slot: Slot, hot: HotSession) -> None:
-            if sequence > hot.history.revision:
-                hot = await self._store.sessions.fresh(slot)
-            if sequence > hot.history.revision:
-                raise NotFound(f"sessions/{keys.session}/fragments/{sequence}")
-            if hot.history.is_erased(sequence):
-                confirmed = await self._store.log.confirm(keys, disk=hot.is_on_disk)
-                if confirmed.version != hot.version:
-                    # The copy may have seen an erasure that was lost with its primary.
-                    raise StaleError
-                return
-            await self._delete_in_forks(keys, sequence)
-            # The copy is changed before Valkey is, to plan on it: without a success it is given up.
-            slot.hot = None
-            place = await self._store.spill.note_erasure(keys, sequence)
-            reply = await self._erase(keys, hot, sequence)
-            _check_free(keys, reply)
-            hot.version = reply.version
-            slot.hot = hot
-            if place:
-                await self._store.spill.settle(keys, place)
-
-        await self._store.write(keys, change)
-
-    async def _delete_in_forks(self, keys: Keys, sequence: int) -> None:
-        """Erases a fragment in the forks that share it: before it goes here, so that what breaks off is repeated."""
-        for note, noted_ms in (await self._store.log.forks(keys)).items():
-            fork, incarnation = fork_of(note, keys.tenant)
-            try:
-                await self._delete_in_fork(fork, incarnation, sequence)
-            except NotFound:
-                if is_being_made(int(noted_ms), time.time_ns() // 1_000_000):
-                    raise IsthmusError(
-                        errors_pb2.ERROR_REASON_REVISION_CONFLICT,
-                        f"sessions/{fork.session}, a fork of sessions/{keys.session}, is being made; expected it there",
-                    ) from None
-                await self._store.log.forget_fork(keys, note)
-
-    async def _delete_in_fork(self, keys: Keys, incarnation: bytes, sequence: int) -> None:
-        async def change(slot: Slot, hot: HotSession) -> None:
-            if hot.incarnation != incarnation:
-                raise NotFound(f"sessions/{keys.session}")
-            if sequence > hot.shared or hot.history.is_erased(sequence):
-                return
-            slot.hot = None
-            reply = await self._erase(keys, hot, sequence)
-            _check_free(keys, reply)
-
-        await self._store.write(keys, change)
-
-    async def _erase(self, keys: Keys, hot: HotSession, sequence: int) -> Reply:
-        size = 0 if hot.history.is_void(sequence) else hot.history.size(sequence)
-        is_held = hot.window.holds(sequence)
-        gone = hot.erase(sequence)
-        base: Base | None = None
-        if is_held:
-            past = Past(hot.history, hot.summaries.values(), hot.history.revision + 1, hot.scale)
-            base = rebase_without(hot.window.base, past, sequence)
-            hot.begin_epoch(base)
-        hot.reannounce(sequence)
-        self._store.bodies.forget(keys, hot.incarnation, sequence)
-        return await self._store.log.erase_fragment(keys, hot.version, sequence, size, base, [one.name for one in gone])
-
-
-def _check_free(keys: Keys, reply: Reply) -> None:
-    if reply.outcome == "STALE":
-        raise StaleError
-    if reply.outcome == "BUSY":
-        raise turn_in_progress(keys.session, int(reply.values[1]))
-    if reply.outcome == "LAPSED":
-        raise LapsedError(int(reply.values[1]))
 
 
 def _digest(request: api.AppendMessagesRequest) -> bytes:

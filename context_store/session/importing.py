@@ -146,6 +146,9 @@ class _Importing:
         stored = document_pb2.Document()
         stored.CopyFrom(document)
         stored.name = f"sessions/{self.keys.session}/documents/{name}"
+        # Vectors do not travel: they are made of the text again.
+        for field in ("passage_count", "embedded_count", "embedder", "error"):
+            stored.ClearField(field)
         place = f"{document.committed_bytes}::{document.first_sequence}:{document.last_sequence}"
         self._page.add_document(name, stored.SerializeToString(), place)
 

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from context_store.hot.hot_session import HotSession
 from context_store.log.keys import Keys
 from context_store.log.log import Log
+from services.collections import BOOKMARK, FILE, LIBRARY, collection_of
 from services.config import QuotaLimits, QuotaSettings
 from services.errors import IsthmusError, QuotaViolation
 from services.long_task import LongTask
@@ -25,6 +26,13 @@ from services.long_task import LongTask
 _log: Final = structlog.get_logger("context_store")
 # Sessions that are summed in one trip.
 _GROUP_COUNT: Final = 32
+# What bounds the sessions of each collection.
+_COUNTED: Final = {
+    "": "tenant_sessions_max",
+    LIBRARY: "tenant_libraries_max",
+    FILE: "tenant_files_max",
+    BOOKMARK: "tenant_bookmarks_max",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,12 @@ def check_sums(limits: QuotaLimits, keys: Keys, session: Sums, tenant: Sums, add
     subject = f"tenants/{keys.tenant}"
     _check("tenant_bytes_max", subject, limits.tenant_bytes_max, tenant.bytes + added_bytes, tenant.bytes)
     _check("tenant_tokens_max", subject, limits.tenant_tokens_max, tenant.tokens + 1, tenant.tokens)
+
+
+def count_bound(limits: QuotaLimits, keys: Keys) -> tuple[str, int]:
+    """Which quota bounds how many sessions the tenant has in this one's collection, and at how many."""
+    quota = _COUNTED[collection_of(keys.session)]
+    return quota, getattr(limits, quota)
 
 
 def _check(quota: str, subject: str, bound: int, wanted: int, present: int) -> None:

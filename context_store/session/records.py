@@ -12,6 +12,7 @@ from typing import Final
 from isthmus.session.v1 import document_pb2, fragment_pb2, message_pb2, record_pb2, session_pb2, turn_pb2
 
 from context_store.turn import turns
+from services.collections import ID
 from services.digest import DIGEST_BYTES, fragment_digest
 from services.errors import InvalidField
 
@@ -19,7 +20,7 @@ FORMAT: Final = 1
 # A fragment's text, whatever the mesh that it comes from is set to.
 TEXT_BYTES_MAX: Final = 65_536
 _REQUEST_BYTES_MAX: Final = 128
-_DOCUMENT: Final = re.compile(r"sessions/[a-z0-9][a-z0-9-]{0,62}/documents/([a-z0-9][a-z0-9-]{0,62})")
+_DOCUMENT: Final = re.compile(rf"sessions/{ID}/documents/([a-z0-9][a-z0-9-]{{0,62}})")
 _DONE: Final = turn_pb2.Turn.STATE_DONE
 
 

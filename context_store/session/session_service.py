@@ -68,12 +68,12 @@ class SessionService:
         return shown
 
     async def list(self, request: api.ListSessionsRequest) -> api.ListSessionsResponse:
-        """A page by id of those of the tenant's sessions that the filter takes.
+        """A page by id of those sessions of the tenant's collection that the filter takes.
 
         It looks at `list_scan_count_max` names at most, so a page may be short, or empty, and have a next one.
         """
         wanted = _filter(request.filter)
-        scope = f"sessions/{request.tenant}/{request.filter}"
+        scope = f"sessions/{request.tenant}/{request.collection}/{request.filter}"
         after = max(read_page_token(request.page_token, scope), wanted.after)
         left = self._store.settings.list_scan_count_max
         response = api.ListSessionsResponse()
@@ -81,7 +81,7 @@ class SessionService:
             # Without a filter one name more than the page takes says whether there is a next one.
             wanting = left if wanted.conditions else _page_size(request) - len(response.sessions) + 1
             count = min(left, wanting, _GROUP_COUNT)
-            names = await self._store.log.list_sessions(request.tenant, after, count)
+            names = await self._store.log.list_sessions(request.tenant, request.collection, after, count)
             listed = await self._store.log.listed([Keys(request.tenant, name) for name in names])
             for name, session in zip(names, listed, strict=True):
                 if wanted.is_past(name):

@@ -34,6 +34,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "summaries": "hash",
     "summary_bodies": "hash",
     "documents": "hash",
+    "vectors": "hash",
 }
 _COUNTED_BY: Final[Mapping[Kind, str]] = {"hash": "HLEN", "set": "SCARD", "stream": "XLEN"}
 # Values of one thing in a page: what comes together.

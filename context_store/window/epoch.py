@@ -13,7 +13,7 @@ Detail grows slower than its price, hence the default of 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -144,13 +144,14 @@ def plan_epoch(past: Past, own: Tally, tokens_max: int, marks: Marks, epoch: int
     return _base(plan, pinned, epoch, began, tokens_max)
 
 
-def rebase_without(base: Base, past: Past, sequence: int) -> Base:
-    """The base of the epoch that begins because a fragment of this one's window is erased; it is void already.
+def rebase_without(base: Base, past: Past, erased: Collection[int]) -> Base:
+    """The base of the epoch that begins because fragments of this one's window are erased; they are void already.
 
-    The fragment and the summaries that cover it are gone; what those stood for is left out.
+    They and the summaries that cover them are gone; what those stood for is left out.
     """
-    plan = _Plan(past, base.tail_from, 0, [one for one in base.summaries if not one.covers(sequence)])
-    pinned = [one for one in base.pinned if one != sequence]
+    kept = [one for one in base.summaries if not any(one.covers(sequence) for sequence in erased)]
+    plan = _Plan(past, base.tail_from, 0, kept)
+    pinned = [one for one in base.pinned if one not in erased]
     return _base(plan, pinned, base.epoch + 1, past.before, base.tokens_max)
 
 

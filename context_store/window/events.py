@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from context_store.hot.hot_session import HotSession
 from context_store.log.keys import Keys
+from services.collections import collection_of
 from services.config import StoreSettings
 from services.long_task import LongTask
 
@@ -44,7 +45,12 @@ class SegmentEvents:
         await self._task.stop()
 
     def announce(self, keys: Keys, hot: HotSession | None) -> None:
-        """Puts the session's segments that were closed since the last call in line, as far as there is room."""
+        """Puts the session's segments that were closed since the last call in line, as far as there is room.
+
+        A session of a collection has no turns, and so no window that would need a summary.
+        """
+        if collection_of(keys.session):
+            return
         while (
             hot and hot.announced < len(hot.segments) and len(self._pending) < self._settings.events_pending_count_max
         ):

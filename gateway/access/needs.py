@@ -22,6 +22,11 @@ class Row:
 
 _RESPONSE: Final = "/v1/responses/{response_id}"
 _CONVERSATION: Final = "/v1/conversations/{conversation_id}"
+_FILE: Final = "/v1/files/{file_id}"
+_STORES: Final = "/v1/vector_stores"
+_STORE: Final = f"{_STORES}/{{vector_store_id}}"
+_STORE_FILE: Final = f"{_STORE}/files/{{file_id}}"
+_BATCH: Final = f"{_STORE}/file_batches/{{batch_id}}"
 
 TABLE: Final = (
     Row(
@@ -56,6 +61,17 @@ TABLE: Final = (
             f"GET {_CONVERSATION}",
             f"GET {_CONVERSATION}/items",
             f"GET {_CONVERSATION}/items/{{item_id}}",
+            "GET /v1/files",
+            f"GET {_FILE}",
+            f"GET {_FILE}/content",
+            f"GET {_STORES}",
+            f"GET {_STORE}",
+            f"POST {_STORE}/search",
+            f"GET {_STORE}/files",
+            f"GET {_STORE_FILE}",
+            f"GET {_STORE_FILE}/content",
+            f"GET {_BATCH}",
+            f"GET {_BATCH}/files",
         ),
     ),
     Row(
@@ -78,6 +94,16 @@ TABLE: Final = (
             f"DELETE {_CONVERSATION}",
             f"POST {_CONVERSATION}/items",
             f"DELETE {_CONVERSATION}/items/{{item_id}}",
+            "POST /v1/files",
+            f"DELETE {_FILE}",
+            f"POST {_STORES}",
+            f"POST {_STORE}",
+            f"DELETE {_STORE}",
+            f"POST {_STORE}/files",
+            f"POST {_STORE_FILE}",
+            f"DELETE {_STORE_FILE}",
+            f"POST {_STORE}/file_batches",
+            f"POST {_BATCH}/cancel",
         ),
     ),
     Row(None, (), ("GET /v1/models", "GET /v1/models/{model}")),
@@ -88,12 +114,24 @@ OPEN_PATHS: Final = ("/healthz", "/health", "/metrics", "/schema")
 
 _CACHES: Final = "/isthmus.gateway.v1.CacheService/"
 _AUDITS: Final = "/isthmus.gateway.v1.AuditService/"
+_LIBRARIES: Final = "/isthmus.session.v1.LibraryService/"
+_LIBRARY_READS: Final = ("GetLibrary", "ListLibraries", "GetDocument", "ListDocuments", "SearchLibrary")
+_LIBRARY_WRITES: Final = (
+    "CreateLibrary",
+    "UpdateLibrary",
+    "DeleteLibrary",
+    "IngestDocument",
+    "UpdateDocument",
+    "DeleteDocument",
+)
 _RPCS: Final = {
     **{
         (OPERATIONS if name.endswith(("Operation", "Operations")) else SERVICE) + name: row.scope
         for row in TABLE
         for name in row.rpcs
     },
+    **{_LIBRARIES + name: Scope.SESSIONS_READ for name in _LIBRARY_READS},
+    **{_LIBRARIES + name: Scope.SESSIONS_WRITE for name in _LIBRARY_WRITES},
     _CACHES + "GetCacheReport": Scope.SESSIONS_READ,
     _CACHES + "MarkWrong": Scope.TURNS,
     _AUDITS + "GetHallucinationRate": Scope.SESSIONS_READ,

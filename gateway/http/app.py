@@ -21,11 +21,16 @@ from gateway.http.body import BoundedRequest, StrictBody
 from gateway.http.chat import completions
 from gateway.http.edge import Edge
 from gateway.http.errors import answer
+from gateway.http.files import routes as files
 from gateway.http.limits import Told, limiting
 from gateway.http.metrics import HttpMetrics, Measured
 from gateway.http.query import refuse_unknown
 from gateway.http.tracing import Traced
+from gateway.http.vector_stores import batches as file_batches
+from gateway.http.vector_stores import files as store_files
+from gateway.http.vector_stores import stores
 from gateway.jobs.jobs import TurnJobs
+from gateway.libraries.libraries import Libraries
 from gateway.turn.turns import TurnDriver
 from services.config import Settings
 from services.lifecycle import Lifecycle
@@ -46,6 +51,27 @@ _HANDLERS = [
     conversations.delete_item,
     completions.create_chat_completion,
     embeddings.create_embeddings,
+    files.create_file,
+    files.list_files,
+    files.get_file,
+    files.get_file_content,
+    files.delete_file,
+    stores.create_vector_store,
+    stores.list_vector_stores,
+    stores.get_vector_store,
+    stores.update_vector_store,
+    stores.delete_vector_store,
+    stores.search_vector_store,
+    store_files.create_vector_store_file,
+    store_files.list_vector_store_files,
+    store_files.get_vector_store_file,
+    store_files.update_vector_store_file,
+    store_files.delete_vector_store_file,
+    store_files.get_vector_store_file_content,
+    file_batches.create_file_batch,
+    file_batches.get_file_batch,
+    file_batches.cancel_file_batch,
+    file_batches.list_file_batch_files,
     models.list_models,
     models.get_model,
     health.healthz,
@@ -57,6 +83,7 @@ def create_app(
     backend: Backend,
     turns: TurnDriver,
     jobs: TurnJobs,
+    libraries: Libraries,
     gate: Gate,
     settings: Settings,
     lifecycle: Lifecycle,
@@ -65,7 +92,7 @@ def create_app(
 ) -> ASGIApp:
     """The ASGI application of a gateway."""
     measures = HttpMetrics(turns.metrics.registry)
-    edge = Edge(backend, turns, jobs, settings.gateway, tenant="")
+    edge = Edge(backend, turns, jobs, settings.gateway, libraries, tenant="")
 
     def edge_of(request: Request[Any, Any, Any]) -> Edge:
         return replace(edge, tenant=request.state.tenant)

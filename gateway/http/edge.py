@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 
 from gateway.backend import Backend
 from gateway.jobs.jobs import TurnJobs
+from gateway.libraries.libraries import Libraries
 from gateway.turn.turns import TurnDriver
 from services.config import GatewaySettings
 
@@ -21,6 +22,7 @@ class Edge:
     turns: TurnDriver
     jobs: TurnJobs
     settings: GatewaySettings
+    libraries: Libraries
     tenant: str
 
 

@@ -24,6 +24,7 @@ _HARMLESS: Final = {
     "include[]": (),
     "include_obfuscation": ("false",),
     "starting_after": (),
+    "before": (),
 }
 
 
@@ -44,4 +45,4 @@ def _refuse_unless(name: str, value: str) -> None:
         raise Refusal(400, "unsupported_parameter", name, f"{name}: is not supported here; leave it out")
 
 
-_QUERY: Final = frozenset({"limit", "order", "after", "stream", "starting_after"})
+_QUERY: Final = frozenset({"limit", "order", "after", "stream", "starting_after", "purpose", "filter"})

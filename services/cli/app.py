@@ -14,6 +14,7 @@ from services.cli.audits_app import audits_app
 from services.cli.cache_app import cache_app
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
 from services.cli.jobs_app import jobs_app
+from services.cli.libraries_app import libraries_app
 from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
 from services.cli.pools_app import pools_app
 from services.cli.tenants_app import tenants_app
@@ -49,6 +50,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(cache_app, name="cache")
 app.add_typer(audits_app, name="audits")
+app.add_typer(libraries_app, name="libraries")
 
 
 @app.callback(invoke_without_command=True)

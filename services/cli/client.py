@@ -24,6 +24,7 @@ from isthmus.gateway.v1 import (
 from isthmus.session.v1 import (
     deletion_pb2,
     document_pb2,
+    library_service_pb2_grpc,
     message_pb2,
     session_pb2,
     session_service_pb2,
@@ -90,6 +91,7 @@ class Client:
         self.operations = operations_pb2_grpc.OperationsStub(channel)
         self.caches = cache_service_pb2_grpc.CacheServiceStub(channel)
         self.audits = audit_service_pb2_grpc.AuditServiceStub(channel)
+        self.libraries = library_service_pb2_grpc.LibraryServiceStub(channel)
 
     def __enter__(self) -> Client:
         return self
@@ -104,28 +106,28 @@ class Client:
     def pools(self) -> pool_service_pb2.ListPoolsResponse:
         """The pools as the gateway sees them."""
         request = pool_service_pb2.ListPoolsRequest()
-        return self._repeat(lambda: self._pools.ListPools(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self._pools.ListPools(request, timeout=UNARY_S_MAX))
 
     def pool(self, pool: str) -> pool_service_pb2.Pool:
         """One of them. Raises NOT_FOUND."""
         request = pool_service_pb2.GetPoolRequest(name=pool_name(pool))
-        return self._repeat(lambda: self._pools.GetPool(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self._pools.GetPool(request, timeout=UNARY_S_MAX))
 
     def drain_pool(self, pool: str) -> pool_service_pb2.Pool:
         """Has no gateway begin a reply there."""
         request = pool_service_pb2.DrainPoolRequest(name=pool_name(pool))
-        return self._repeat(lambda: self._pools.DrainPool(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self._pools.DrainPool(request, timeout=UNARY_S_MAX))
 
     def resume_pool(self, pool: str) -> pool_service_pb2.Pool:
         """Takes it back into service."""
         request = pool_service_pb2.ResumePoolRequest(name=pool_name(pool))
-        return self._repeat(lambda: self._pools.ResumePool(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self._pools.ResumePool(request, timeout=UNARY_S_MAX))
 
     def ensure_session(self, session_id: str | None) -> session_pb2.Session:
         """The session of this id, made if there is none; None makes one whose id the server chooses."""
         request = session_service_pb2.CreateSessionRequest(session_id=session_id or "")
         try:
-            return self._repeat(lambda: self.stub.CreateSession(request, timeout=UNARY_S_MAX))
+            return self.repeat(lambda: self.stub.CreateSession(request, timeout=UNARY_S_MAX))
         except IsthmusError as error:
             if error.reason != errors_pb2.ERROR_REASON_ALREADY_EXISTS:
                 raise
@@ -134,7 +136,7 @@ class Client:
     def session(self, session_id: str) -> session_pb2.Session:
         """The session. Raises NOT_FOUND."""
         request = session_service_pb2.GetSessionRequest(name=session_name(session_id))
-        return self._repeat(lambda: self.stub.GetSession(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.stub.GetSession(request, timeout=UNARY_S_MAX))
 
     def sessions(
         self, page_size: int, page_token: str = "", filter_text: str = ""
@@ -143,7 +145,7 @@ class Client:
         request = session_service_pb2.ListSessionsRequest(
             page_size=page_size, page_token=page_token, filter=filter_text
         )
-        return self._repeat(lambda: self.stub.ListSessions(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.stub.ListSessions(request, timeout=UNARY_S_MAX))
 
     def delete_session(self, session_id: str) -> deletion_pb2.DeletionReceipt:
         """Erases the session. Not repeated: the second time it would not be found."""
@@ -172,38 +174,38 @@ class Client:
         request = session_service_pb2.ListTurnsRequest(
             parent=session_name(session_id), page_size=page_size, page_token=page_token
         )
-        return self._repeat(lambda: self.stub.ListTurns(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.stub.ListTurns(request, timeout=UNARY_S_MAX))
 
     def preview_window(self, session_id: str) -> session_service_pb2.PreviewWindowResponse:
         """The window that the next turn would start from."""
         request = session_service_pb2.PreviewWindowRequest(session=session_name(session_id))
-        return self._repeat(lambda: self.stub.PreviewWindow(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.stub.PreviewWindow(request, timeout=UNARY_S_MAX))
 
     def hallucination_rate(self, first_day: str, last_day: str, model: str) -> audit_service_pb2.HallucinationRate:
         """What the critic has found by day and model."""
         request = audit_service_pb2.GetHallucinationRateRequest(first_day=first_day, last_day=last_day, model=model)
-        return self._repeat(lambda: self.audits.GetHallucinationRate(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.audits.GetHallucinationRate(request, timeout=UNARY_S_MAX))
 
     def list_audits(self, page_size: int, page_token: str = "") -> audit_service_pb2.ListAuditsResponse:
         """One page of audited turns, newest first."""
         request = audit_service_pb2.ListAuditsRequest(page_size=page_size, page_token=page_token)
-        return self._repeat(lambda: self.audits.ListAudits(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.audits.ListAudits(request, timeout=UNARY_S_MAX))
 
     def cache_report(self) -> cache_service_pb2.CacheReport:
         """What the tenant's cached answers were good for."""
         request = cache_service_pb2.GetCacheReportRequest()
-        return self._repeat(lambda: self.caches.GetCacheReport(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.caches.GetCacheReport(request, timeout=UNARY_S_MAX))
 
     def mark_wrong(self, turn: str) -> cache_service_pb2.MarkWrongResponse:
         """Tells that a turn was given a wrong cached answer; a second time changes nothing."""
         request = cache_service_pb2.MarkWrongRequest(turn=turn)
-        return self._repeat(lambda: self.caches.MarkWrong(request, timeout=UNARY_S_MAX))
+        return self.repeat(lambda: self.caches.MarkWrong(request, timeout=UNARY_S_MAX))
 
     def document(self, session_id: str, document_id: str) -> document_pb2.Document | None:
         """The document as far as it is durable, None if there is none."""
         request = session_service_pb2.GetDocumentRequest(name=f"{session_name(session_id)}/documents/{document_id}")
         try:
-            return self._repeat(lambda: self.stub.GetDocument(request, timeout=UNARY_S_MAX))
+            return self.repeat(lambda: self.stub.GetDocument(request, timeout=UNARY_S_MAX))
         except IsthmusError as error:
             if error.reason == errors_pb2.ERROR_REASON_NOT_FOUND:
                 return None
@@ -262,7 +264,8 @@ class Client:
             return self.stub.CancelTurn(session_service_pb2.CancelTurnRequest(name=name), timeout=CANCEL_S_MAX)
         return None
 
-    def _repeat(self, attempt: Callable[[], _Answer]) -> _Answer:
+    def repeat(self, attempt: Callable[[], _Answer]) -> _Answer:
+        """The answer of a call that is safe to make again, while waiting helps."""
         patience = Patience(self._patience_ms)
         while True:
             try:

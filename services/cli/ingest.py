@@ -67,11 +67,26 @@ def upload(client: Client, session: str, source: Source, report: Report) -> tupl
     `report` gets the bytes that are on their way or durable. A cut stream goes on from what is durable, for as long as
     there is progress.
     """
+    return resumed(
+        lambda: client.document(session, source.document_id),
+        lambda offset: client.ingest(parts(session, source, offset, report)),
+        source,
+        report,
+    )
+
+
+def resumed(
+    look: Callable[[], document_pb2.Document | None],
+    send: Callable[[int], document_pb2.Document],
+    source: Source,
+    report: Report,
+) -> tuple[document_pb2.Document, int]:
+    """The same, of any place that documents go to: `look` says how far it is there, `send` goes on from an offset."""
     patience = Patience()
     first: int | None = None
     durable = -1
     while True:
-        document = client.document(session, source.document_id) or document_pb2.Document()
+        document = look() or document_pb2.Document()
         first = document.committed_bytes if first is None else first
         if document.state == document_pb2.Document.STATE_COMPLETE:
             report(source.size_bytes)
@@ -80,7 +95,7 @@ def upload(client: Client, session: str, source: Source, report: Report) -> tupl
             patience.renew()
         durable = document.committed_bytes
         try:
-            return client.ingest(parts(session, source, durable, report)), first
+            return send(durable), first
         except IsthmusError as error:
             # The offset was another writer's, or of before the cut: the next look at the document has the right one.
             moved = error.reason == errors_pb2.ERROR_REASON_DOCUMENT_OFFSET
@@ -95,14 +110,14 @@ def document_id(name: str, digest: str) -> str:
 
 def _ingest_all(client: Client, session: str, sources: list[Source]) -> list[dict[str, Any]]:
     documents = []
-    with _progress() as progress:
+    with progress_bar() as progress:
         for source in sources:
             task = progress.add_task(source.name, total=source.size_bytes)
             begun = time.monotonic()
             try:
                 document, first = upload(client, session, source, lambda sent, task=task: _show(progress, task, sent))  # type: ignore[misc]
             except KeyboardInterrupt:
-                raise _interrupted(source) from None
+                raise interrupted(source) from None
             documents.append(_document(source, document, first, time.monotonic() - begun))
     return documents
 
@@ -111,16 +126,24 @@ def parts(
     session: str, source: Source, offset: int, report: Report
 ) -> Iterator[session_service_pb2.IngestDocumentRequest]:
     """What is sent of a document from `offset` on: header, chunks, end. `report` hears the bytes sent."""
+    name = session_name(session)
+    for part in document_parts(source, offset, report):
+        yield session_service_pb2.IngestDocumentRequest(session=name, part=part)
+        # The first message alone says where it goes.
+        name = ""
+
+
+def document_parts(source: Source, offset: int, report: Report) -> Iterator[document_pb2.DocumentPart]:
+    """The parts of a document from `offset` on."""
     part = document_pb2.DocumentPart
-    header = part.Header(document_id=source.document_id, display_name=source.name)
-    yield session_service_pb2.IngestDocumentRequest(session=session_name(session), part=part(header=header))
+    yield part(header=part.Header(document_id=source.document_id, display_name=source.name))
     source.file.seek(offset)
     while data := source.file.read(CHUNK_BYTES):
-        yield session_service_pb2.IngestDocumentRequest(part=part(chunk=part.Chunk(offset=offset, data=data)))
+        yield part(chunk=part.Chunk(offset=offset, data=data))
         # gRPC asks for the next part once it has sent this one.
         offset += len(data)
         report(offset)
-    yield session_service_pb2.IngestDocumentRequest(part=part(end=part.End(size_bytes=source.size_bytes)))
+    yield part(end=part.End(size_bytes=source.size_bytes))
 
 
 @contextlib.contextmanager
@@ -181,7 +204,7 @@ def _tell(client: Client, session: str, documents: list[dict[str, Any]], as_json
     out.print(f"ask it with: isthmus ask --session {session} …", style="dim", markup=False)
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     notes = console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -204,6 +227,6 @@ def _retryable(error: IsthmusError) -> IsthmusError:
     return error
 
 
-def _interrupted(source: Source) -> CliError:
+def interrupted(source: Source) -> CliError:
     message = f"{source.name} is not complete; the same command again goes on where this one stopped"
     return CliError("INTERRUPTED", message, exit_code=EXIT_INTERRUPTED)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
@@ -31,6 +33,8 @@ def _field(message: Message, field: FieldDescriptor) -> Any:
 def _value(field: FieldDescriptor, value: Any) -> Any:
     if isinstance(value, Timestamp):
         return value.ToJsonString()
+    if isinstance(value, Struct):
+        return MessageToDict(value)
     if isinstance(value, Message):
         return plain(value)
     if isinstance(value, bytes):

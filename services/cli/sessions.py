@@ -66,12 +66,13 @@ def delete_sessions(sessions: list[str], target: Target, *, as_json: bool) -> No
             deleted.append(session)
             receipts.append(plain(receipt))
             if not as_json:
-                _print_receipt(session, receipt)
+                print_receipt(session, receipt)
     if as_json:
         print_json({"deleted": deleted, "receipts": receipts})
 
 
-def _print_receipt(session: str, receipt: deletion_pb2.DeletionReceipt) -> None:
+def print_receipt(session: str, receipt: deletion_pb2.DeletionReceipt) -> None:
+    """What was erased where."""
     out = console()
     out.print(f"deleted {session}", markup=False)
     table = table_of("where", "what", ">count", ">bytes")

@@ -11,6 +11,7 @@ from services.config.engines import AnthropicSettings, OpenAISettings, VllmSetti
 from services.config.gateway import GatewaySettings
 from services.config.jobs import JobSettings, WebhookSettings
 from services.config.jwt import JwtSettings
+from services.config.libraries import LibrariesSettings
 from services.config.limits import CallerLimits, LimitsSettings, Price
 from services.config.loading import ENV_CONFIG, ENV_PREFIX, Settings, load_settings
 from services.config.mesh import MembershipSettings, MeshSettings, RpcSettings, TelemetrySettings
@@ -24,6 +25,7 @@ from services.config.pools import (
     RouteSettings,
     RuleSettings,
 )
+from services.config.retrieval import RetrievalSettings
 from services.config.rooms import CompressorSettings, InferenceSettings
 from services.config.section import ConfigError, Section
 from services.config.store import QuotaLimits, QuotaSettings, StoreSettings, TieringSettings
@@ -47,6 +49,7 @@ __all__ = [
     "InferenceSettings",
     "JobSettings",
     "JwtSettings",
+    "LibrariesSettings",
     "LimitsSettings",
     "MembershipSettings",
     "MeshSettings",
@@ -57,6 +60,7 @@ __all__ = [
     "QuotaLimits",
     "QuotaSettings",
     "ResilienceSettings",
+    "RetrievalSettings",
     "RetrySettings",
     "RouteSettings",
     "RpcSettings",

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from services.config.access import AccessSettings
 from services.config.caches import CacheSettings
 from services.config.jobs import JobSettings, WebhookSettings
+from services.config.libraries import LibrariesSettings
 from services.config.limits import LimitsSettings
 from services.config.pools import POOL_DEFAULT, TIER, PoolSettings, ResilienceSettings, RouteSettings
 from services.config.section import Section
@@ -29,6 +30,8 @@ class GatewaySettings(Section):
     # Turns in the background, and the events of their ends.
     jobs: JobSettings = JobSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    # Files, and the libraries that they are searched in.
+    libraries: LibrariesSettings = LibrariesSettings()
     # Answers that are kept to be given again.
     caches: CacheSettings = CacheSettings()
     # What replies are checked for.

@@ -42,6 +42,10 @@ class CompressorSettings(Section):
     call_ms_max: int = Field(default=10_000, ge=1)
     count_attempts_count_max: int = Field(default=3, ge=1)
     count_bytes_max: int = Field(default=1 << 20, ge=1 << 10, le=2 << 20)
+    # Of a document that gets vectors: fragments that are read in one call, passages and bytes that are embedded in one.
+    embed_read_count_max: int = Field(default=256, ge=1, le=4_096)
+    embed_texts_count_max: int = Field(default=256, ge=1, le=1_024)
+    embed_bytes_max: int = Field(default=1 << 20, ge=65_536, le=3 << 20)
     # Texts of callers under work at once; one more is OVERLOADED.
     texts_concurrent_max: int = Field(default=4, ge=1)
     # Audits of replies. Gateways read the same section, for what is kept.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from services.config.retrieval import RetrievalSettings
 from services.config.section import Section
 
 
@@ -56,6 +57,7 @@ class StoreSettings(Section):
     events_pending_count_max: int = Field(default=4_096, ge=1)
     events_retry_ms_min: int = Field(default=100, ge=1)
     events_retry_ms_max: int = Field(default=5_000, ge=1)
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
 
 
 class TieringSettings(Section):
@@ -117,6 +119,10 @@ class QuotaLimits(Section):
     session_bytes_max: int = Field(default=0, ge=0)
     session_tokens_max: int = Field(default=0, ge=0)
     tenant_sessions_max: int = Field(default=0, ge=0)
+    # Not among those sessions: libraries, files, and the chat edge's bookmarks, which expire by themselves.
+    tenant_libraries_max: int = Field(default=0, ge=0)
+    tenant_files_max: int = Field(default=0, ge=0)
+    tenant_bookmarks_max: int = Field(default=0, ge=0)
     tenant_bytes_max: int = Field(default=0, ge=0)
     tenant_tokens_max: int = Field(default=0, ge=0)
 

@@ -163,7 +163,7 @@ def test_an_erased_fragment_leaves_the_window_and_the_rest_is_named(
     sequence = data.draw(st.integers(1, history.revision))
     history.erase(sequence)
     past = Past(history, [one for one in summaries if not one.covers(sequence)], history.revision + 1)
-    renewed = rebase_without(base, past, sequence)
+    renewed = rebase_without(base, past, {sequence})
     window = Window(renewed, history)
     assert renewed.epoch == base.epoch + 1
     assert not any(

@@ -7,11 +7,13 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.mesh import Mesh
+from services.config import Settings
+from tests.support.mesh import Mesh, running_mesh
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +22,13 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def blocks(document: Path, language: str) -> list[str]:
     """A document's code blocks of a language."""
     return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+async def mesh(quick: Settings) -> AsyncIterator[Mesh]:
+    """As `isthmus up` starts it: with a compressor, too."""
+    async with running_mesh(quick, shards=2, replicas=1, compressors=1) as running:
+        yield running
 
 
 PYTHON = [pytest.param(block, id=document.name) for document in DOCUMENTS for block in blocks(document, "python")]

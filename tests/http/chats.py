@@ -83,7 +83,6 @@ async def moved(client: Client, answer: Answered) -> int:
 
 
 async def sessions(client: Client) -> list[str]:
-    """The sessions with messages in them: bookmarks have none."""
+    """The sessions that a caller sees."""
     listed = await client.stub.ListSessions(session_service_pb2.ListSessionsRequest(page_size=1_000))
-    names = [each.name.removeprefix("sessions/") for each in listed.sessions]
-    return [name for name in names if not name.startswith("z-")]
+    return [each.name.removeprefix("sessions/") for each in listed.sessions]

@@ -7,14 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from isthmus.context.v1 import context_service_pb2 as api
+from isthmus.context.v1.context_service_pb2_grpc import ContextServiceStub
 from isthmus.session.v1 import message_pb2, session_service_pb2
 from openai import APIError, APIStatusError, AsyncOpenAI, OpenAI
 
 from gateway.http.chat import recall
 from inference.engine import EngineOutput, EngineRequest
 from services.config import GatewaySettings
+from services.router import STORE
 from tests.gateway.client import Client, connected, turn_request
 from tests.http.chats import MODEL, Answered, answered, ask, assistant, conversation, log_of, moved, sessions, user
 from tests.support.eventually import eventually
@@ -208,13 +212,13 @@ async def test_an_idempotency_key_makes_one_turn_however_often_it_is_sent(sdk: A
     assert (await refusal(ask(sdk, messages, extra_headers={"Idempotency-Key": "k" * 129})))[2] == "Idempotency-Key"
 
 
-async def test_what_is_not_to_be_stored_is_erased_with_its_answer(sdk: AsyncOpenAI, client: Client) -> None:
+async def test_what_is_not_to_be_stored_is_erased_with_its_answer(mesh: Mesh, sdk: AsyncOpenAI, client: Client) -> None:
     kept = await ask(sdk, [user("one")])
     messages = [user("one"), assistant(kept.text), user("secret")]
     assert (await ask(sdk, messages, store=False)).text
     assert await sessions(client) == [kept.session]
-    listed = await client.stub.ListSessions(session_service_pb2.ListSessionsRequest())
-    assert len(listed.sessions) == 2
+    shard: Any = mesh.rooms["context_store-0"]
+    assert len(await shard.store.log.list_sessions("local", "bookmark", "", 10)) == 1
     assert (await ask(sdk, messages)).session == kept.session
 
 
@@ -260,12 +264,17 @@ async def test_what_was_erased_comes_back_with_the_client_that_sends_it(sdk: Asy
     assert await sessions(client) == sorted([first.session, third.session])
 
 
-async def test_a_conversation_whose_bookmark_is_gone_is_taken_in_anew(sdk: AsyncOpenAI, client: Client) -> None:
+async def test_a_conversation_whose_bookmark_is_gone_is_taken_in_anew(
+    mesh: Mesh, sdk: AsyncOpenAI, client: Client
+) -> None:
     first = await ask(sdk, [user("one")])
-    listed = await client.stub.ListSessions(session_service_pb2.ListSessionsRequest())
-    (bookmark,) = [each for each in listed.sessions if each.name != f"sessions/{first.session}"]
-    assert (bookmark.ttl.ToMilliseconds(), bookmark.revision) == (GatewaySettings().chat_bookmark_ms, 0)
-    await client.stub.DeleteSession(session_service_pb2.DeleteSessionRequest(name=bookmark.name))
+    async with grpc.aio.insecure_channel(mesh.view.ready(STORE)[0].endpoint) as channel:
+        stub = ContextServiceStub(channel)
+        listed = await stub.ListSessions(api.ListSessionsRequest(tenant="local", collection="bookmark"))
+        (bookmark,) = listed.sessions
+        assert (bookmark.ttl.ToMilliseconds(), bookmark.revision) == (GatewaySettings().chat_bookmark_ms, 0)
+        key = api.SessionKey(tenant="local", session=bookmark.name.removeprefix("sessions/"))
+        await stub.DeleteSession(api.DeleteSessionRequest(key=key))
     messages = [user("one"), assistant(first.text), user("two")]
     second = await ask(sdk, messages)
     assert (second.session != first.session, second.turn, await moved(client, second)) == (True, 1, 3)

@@ -17,7 +17,7 @@ import redis
 
 _SESSION_KEY: Final = re.compile(r"isthmus:\{(?P<member>[^{}/]+/[^{}/]+)\}:(?P<concept>\w+)")
 _INDEX: Final = re.compile(r"isthmus:(touched|due):\{[0-9a-f]{2}\}")
-_TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)")
+_TENANT_INDEX: Final = re.compile(r"isthmus:sessions:(?P<tenant>[^{}:]+)(:(library|file|bookmark))?")
 _USAGE: Final = re.compile(r"isthmus:usage:(?P<tenant>[^{}:]+)")
 _API_KEYS: Final = re.compile(r"isthmus:\{keys\}:records")
 _LIMITS: Final = re.compile(r"isthmus:\{limits(:[^{}]+)?\}:(overrides|version|used:.+|turns:.+|ticket:.+)")
@@ -25,6 +25,11 @@ _POOLS: Final = re.compile(r"isthmus:\{pools\}:drained")
 # The book of jobs and the endpoints of webhooks: what is in them is bounded, and goes by itself or with its session.
 _TENANT_JOBS: Final = re.compile(
     r"isthmus:\{(jobs|webhooks):[^{}:]+\}:(records|requests|live|ended|dead|sums|names|endpoints|test:.+)"
+)
+# What is kept of a library's files beside its log; it goes with the library.
+_LIBRARY_FILES: Final = re.compile(
+    r"isthmus:\{library:(?P<tenant>[^{}/]+)/(?P<library>[^{}/]+)\}:"
+    r"(records|all|in_progress|completed|failed|cancelled|sums|batches|batch_order)"
 )
 _CACHES: Final = re.compile(r"isthmus:cache:\{[^{}]+\}:\w+(:[\w-]+)?")
 # Verdicts and rates by day; each has a TTL.
@@ -49,6 +54,7 @@ _CONCEPTS: Final = frozenset(
         "summaries",
         "summary_bodies",
         "documents",
+        "vectors",
         "objects",
         "forks",
     )
@@ -75,7 +81,7 @@ class Census:
     owned: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
     # Names of job queues, of which docket makes its keys.
-    queues: frozenset[str] = frozenset({"isthmus", "isthmus-turns", "isthmus-webhooks"})
+    queues: frozenset[str] = frozenset({"isthmus", "isthmus-turns", "isthmus-webhooks", "isthmus-libraries"})
 
 
 Rule: TypeAlias = Callable[[str, Census], str | None]
@@ -129,6 +135,12 @@ def _audits(key: str, _: Census) -> str | None:
     return "audits" if _AUDITS.fullmatch(key) else None
 
 
+def _library_files(key: str, all_: Census) -> str | None:
+    match = _LIBRARY_FILES.fullmatch(key)
+    is_there = match is not None and f"{match['tenant']}/library.{match['library']}" in all_.seen
+    return "files of a library" if is_there else None
+
+
 def _jobs(key: str, all_: Census) -> str | None:
     match = _JOBS.fullmatch(key)
     return "docket" if match and match["queue"] in all_.queues else None
@@ -144,6 +156,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _drained_pools,
     _caches,
     _audits,
+    _library_files,
     _jobs,
 )
 
@@ -189,7 +202,9 @@ def _client(url: str) -> Any:
 
 
 def census(
-    client: Any, folder: Path | None = None, queues: Iterable[str] = ("isthmus", "isthmus-turns", "isthmus-webhooks")
+    client: Any,
+    folder: Path | None = None,
+    queues: Iterable[str] = ("isthmus", "isthmus-turns", "isthmus-webhooks", "isthmus-libraries"),
 ) -> Census:
     """Reads all of one Valkey, and the names of the files below the folder of objects."""
     keys = frozenset(key.decode() for key in client.scan_iter(count=1_000))

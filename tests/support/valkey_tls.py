@@ -18,7 +18,7 @@ USER: Final = "mesh"
 # Each sign of it that a URL gives a meaning.
 PASSWORD: Final = "p@ss/w:rd?#%2F"
 # What docs/operations.md says that a user needs.
-_QUEUES: Final = ("isthmus", "isthmus-turns", "isthmus-webhooks")
+_QUEUES: Final = ("isthmus", "isthmus-turns", "isthmus-webhooks", "isthmus-libraries")
 RIGHTS: Final = " ".join(f"~{name}:* &{name}:* &{name}:cancel:*" for name in _QUEUES) + (
     " +@all -@admin -@dangerous +info"
 )

@@ -1,7 +1,8 @@
 """Which turn left a conversation in which state: kept in the store, so that any gateway finds it.
 
-A bookmark is a session without messages, `z-<digest of the state>` so that lists have it last, whose label names the
-turn. It says nothing that was said, and it expires: whoever goes on later than that sends all of the history anyway.
+A bookmark is a session without messages, in a collection of its own and named by the digest of the state, whose label
+names the turn. It says nothing that was said, and it expires: whoever goes on later than that sends all of the history
+anyway.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gateway.http.edge import Edge
 from gateway.http.ids import ResponseId, parse_response
 from gateway.http.messages import RESERVED_PREFIX
 from gateway.http.sessions import relabel
+from services import collections
 from services.errors import IsthmusError
 
 _TURN: Final = f"{RESERVED_PREFIX}turn"
@@ -68,4 +70,4 @@ async def _put(edge: Edge, name: str, bookmark: session_pb2.Session) -> None:
 
 
 def _name(state: bytes) -> str:
-    return f"z-{state.hex()}"
+    return collections.member(collections.BOOKMARK, state.hex())

@@ -165,6 +165,36 @@ class ContextServiceStub:
                 request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.GetDocumentRequest.SerializeToString,
                 response_deserializer=isthmus_dot_session_dot_v1_dot_document__pb2.Document.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/ListDocuments',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.UpdateDocument = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/UpdateDocument',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.UpdateDocumentRequest.SerializeToString,
+                response_deserializer=isthmus_dot_session_dot_v1_dot_document__pb2.Document.FromString,
+                _registered_method=True)
+        self.DeleteDocument = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/DeleteDocument',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.DeleteDocumentRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ReadDocument = channel.unary_stream(
+                '/isthmus.context.v1.ContextService/ReadDocument',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadDocumentRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadDocumentResponse.FromString,
+                _registered_method=True)
+        self.SearchDocuments = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/SearchDocuments',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.SearchDocumentsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.SearchDocumentsResponse.FromString,
+                _registered_method=True)
+        self.CommitVectors = channel.unary_unary(
+                '/isthmus.context.v1.ContextService/CommitVectors',
+                request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.CommitVectorsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.CommitVectorsResponse.FromString,
+                _registered_method=True)
         self.ReadWindow = channel.unary_stream(
                 '/isthmus.context.v1.ContextService/ReadWindow',
                 request_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadWindowRequest.SerializeToString,
@@ -362,6 +392,51 @@ class ContextServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDocuments(self, request, context):
+        """One page of a session's documents by the time they were begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDocument(self, request, context):
+        """Changes a document's attributes. ETAG_MISMATCH if an etag is sent and is old.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDocument(self, request, context):
+        """Erases the text from the log, every index and every summary of it; its id is free again. TURN_IN_PROGRESS while a turn is
+        open. One that breaks off is gone on with by the same call: the document is not seen any more meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadDocument(self, request, context):
+        """Streams a document's bytes, as far as they are committed, in messages of at most 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchDocuments(self, request, context):
+        """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+        have vectors of the query's embedder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitVectors(self, request, context):
+        """Adds vectors of a document's passages in their order if the log still holds what they were made from, or says why there
+        will be none. Idempotent: passages that have vectors of this embedder stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadWindow(self, request, context):
         """Streams the window's items from the longest prefix that the caller has, in messages of at most 1 MiB.
         """
@@ -518,6 +593,36 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     servicer.GetDocument,
                     request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.GetDocumentRequest.FromString,
                     response_serializer=isthmus_dot_session_dot_v1_dot_document__pb2.Document.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'UpdateDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDocument,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.UpdateDocumentRequest.FromString,
+                    response_serializer=isthmus_dot_session_dot_v1_dot_document__pb2.Document.SerializeToString,
+            ),
+            'DeleteDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDocument,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.DeleteDocumentRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ReadDocument': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadDocument,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadDocumentRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadDocumentResponse.SerializeToString,
+            ),
+            'SearchDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchDocuments,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.SearchDocumentsRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.SearchDocumentsResponse.SerializeToString,
+            ),
+            'CommitVectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitVectors,
+                    request_deserializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.CommitVectorsRequest.FromString,
+                    response_serializer=isthmus_dot_context_dot_v1_dot_context__service__pb2.CommitVectorsResponse.SerializeToString,
             ),
             'ReadWindow': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadWindow,
@@ -1216,6 +1321,168 @@ class ContextService:
             '/isthmus.context.v1.ContextService/GetDocument',
             isthmus_dot_context_dot_v1_dot_context__service__pb2.GetDocumentRequest.SerializeToString,
             isthmus_dot_session_dot_v1_dot_document__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/ListDocuments',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ListDocumentsRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/UpdateDocument',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.UpdateDocumentRequest.SerializeToString,
+            isthmus_dot_session_dot_v1_dot_document__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/DeleteDocument',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.DeleteDocumentRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/ReadDocument',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadDocumentRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.ReadDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/SearchDocuments',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.SearchDocumentsRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.SearchDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.context.v1.ContextService/CommitVectors',
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.CommitVectorsRequest.SerializeToString,
+            isthmus_dot_context_dot_v1_dot_context__service__pb2.CommitVectorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -90,6 +90,24 @@ class ContextServiceStub:
     acknowledged prefix survives; nothing is held beyond one fragment and one chunk.
     """
     GetDocument: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.GetDocumentRequest, _document_pb2.Document]
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ListDocumentsRequest, _context_service_pb2.ListDocumentsResponse]
+    """One page of a session's documents by the time they were begun."""
+    UpdateDocument: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.UpdateDocumentRequest, _document_pb2.Document]
+    """Changes a document's attributes. ETAG_MISMATCH if an etag is sent and is old."""
+    DeleteDocument: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.DeleteDocumentRequest, _empty_pb2.Empty]
+    """Erases the text from the log, every index and every summary of it; its id is free again. TURN_IN_PROGRESS while a turn is
+    open. One that breaks off is gone on with by the same call: the document is not seen any more meanwhile.
+    """
+    ReadDocument: _grpc.UnaryStreamMultiCallable[_context_service_pb2.ReadDocumentRequest, _context_service_pb2.ReadDocumentResponse]
+    """Streams a document's bytes, as far as they are committed, in messages of at most 1 MiB."""
+    SearchDocuments: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.SearchDocumentsRequest, _context_service_pb2.SearchDocumentsResponse]
+    """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+    have vectors of the query's embedder.
+    """
+    CommitVectors: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.CommitVectorsRequest, _context_service_pb2.CommitVectorsResponse]
+    """Adds vectors of a document's passages in their order if the log still holds what they were made from, or says why there
+    will be none. Idempotent: passages that have vectors of this embedder stay as they are.
+    """
     ReadWindow: _grpc.UnaryStreamMultiCallable[_context_service_pb2.ReadWindowRequest, _context_service_pb2.ReadWindowResponse]
     """Streams the window's items from the longest prefix that the caller has, in messages of at most 1 MiB."""
     PreviewWindow: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.PreviewWindowRequest, _context_service_pb2.PreviewWindowResponse]
@@ -158,6 +176,24 @@ class ContextServiceAsyncStub(ContextServiceStub):
     acknowledged prefix survives; nothing is held beyond one fragment and one chunk.
     """
     GetDocument: _aio.UnaryUnaryMultiCallable[_context_service_pb2.GetDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ListDocumentsRequest, _context_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """One page of a session's documents by the time they were begun."""
+    UpdateDocument: _aio.UnaryUnaryMultiCallable[_context_service_pb2.UpdateDocumentRequest, _document_pb2.Document]  # type: ignore[assignment]
+    """Changes a document's attributes. ETAG_MISMATCH if an etag is sent and is old."""
+    DeleteDocument: _aio.UnaryUnaryMultiCallable[_context_service_pb2.DeleteDocumentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Erases the text from the log, every index and every summary of it; its id is free again. TURN_IN_PROGRESS while a turn is
+    open. One that breaks off is gone on with by the same call: the document is not seen any more meanwhile.
+    """
+    ReadDocument: _aio.UnaryStreamMultiCallable[_context_service_pb2.ReadDocumentRequest, _context_service_pb2.ReadDocumentResponse]  # type: ignore[assignment]
+    """Streams a document's bytes, as far as they are committed, in messages of at most 1 MiB."""
+    SearchDocuments: _aio.UnaryUnaryMultiCallable[_context_service_pb2.SearchDocumentsRequest, _context_service_pb2.SearchDocumentsResponse]  # type: ignore[assignment]
+    """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+    have vectors of the query's embedder.
+    """
+    CommitVectors: _aio.UnaryUnaryMultiCallable[_context_service_pb2.CommitVectorsRequest, _context_service_pb2.CommitVectorsResponse]  # type: ignore[assignment]
+    """Adds vectors of a document's passages in their order if the log still holds what they were made from, or says why there
+    will be none. Idempotent: passages that have vectors of this embedder stay as they are.
+    """
     ReadWindow: _aio.UnaryStreamMultiCallable[_context_service_pb2.ReadWindowRequest, _context_service_pb2.ReadWindowResponse]  # type: ignore[assignment]
     """Streams the window's items from the longest prefix that the caller has, in messages of at most 1 MiB."""
     PreviewWindow: _aio.UnaryUnaryMultiCallable[_context_service_pb2.PreviewWindowRequest, _context_service_pb2.PreviewWindowResponse]  # type: ignore[assignment]
@@ -373,6 +409,60 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.GetDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _context_service_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.ListDocumentsResponse, _abc.Awaitable[_context_service_pb2.ListDocumentsResponse]]:
+        """One page of a session's documents by the time they were begun."""
+
+    @_abc_1.abstractmethod
+    def UpdateDocument(
+        self,
+        request: _context_service_pb2.UpdateDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_pb2.Document, _abc.Awaitable[_document_pb2.Document]]:
+        """Changes a document's attributes. ETAG_MISMATCH if an etag is sent and is old."""
+
+    @_abc_1.abstractmethod
+    def DeleteDocument(
+        self,
+        request: _context_service_pb2.DeleteDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Erases the text from the log, every index and every summary of it; its id is free again. TURN_IN_PROGRESS while a turn is
+        open. One that breaks off is gone on with by the same call: the document is not seen any more meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadDocument(
+        self,
+        request: _context_service_pb2.ReadDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_context_service_pb2.ReadDocumentResponse], _abc.AsyncIterator[_context_service_pb2.ReadDocumentResponse]]:
+        """Streams a document's bytes, as far as they are committed, in messages of at most 1 MiB."""
+
+    @_abc_1.abstractmethod
+    def SearchDocuments(
+        self,
+        request: _context_service_pb2.SearchDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.SearchDocumentsResponse, _abc.Awaitable[_context_service_pb2.SearchDocumentsResponse]]:
+        """The passages of a session's complete documents that suit a query best, by their words, and by their meaning as far as they
+        have vectors of the query's embedder.
+        """
+
+    @_abc_1.abstractmethod
+    def CommitVectors(
+        self,
+        request: _context_service_pb2.CommitVectorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.CommitVectorsResponse, _abc.Awaitable[_context_service_pb2.CommitVectorsResponse]]:
+        """Adds vectors of a document's passages in their order if the log still holds what they were made from, or says why there
+        will be none. Idempotent: passages that have vectors of this embedder stay as they are.
+        """
 
     @_abc_1.abstractmethod
     def ReadWindow(

@@ -72,7 +72,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DOCUMENT_INCOMPLETE: _ErrorReason.ValueType  # 34
     """INVALID_ARGUMENT. The stream closed before its `end`; what was received is kept, resume at `committed_bytes`."""
     ERROR_REASON_SUMMARY_SOURCE_CHANGED: _ErrorReason.ValueType  # 35
-    """FAILED_PRECONDITION. The summary was made from fragments that are not the log's."""
+    """FAILED_PRECONDITION. The summary, or the vectors, were made from fragments that are not the log's."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 40
     """RESOURCE_EXHAUSTED, with RetryInfo. A queue, cache or stream is at its bound."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 41
@@ -157,7 +157,7 @@ ERROR_REASON_DOCUMENT_OFFSET: ErrorReason.ValueType  # 33
 ERROR_REASON_DOCUMENT_INCOMPLETE: ErrorReason.ValueType  # 34
 """INVALID_ARGUMENT. The stream closed before its `end`; what was received is kept, resume at `committed_bytes`."""
 ERROR_REASON_SUMMARY_SOURCE_CHANGED: ErrorReason.ValueType  # 35
-"""FAILED_PRECONDITION. The summary was made from fragments that are not the log's."""
+"""FAILED_PRECONDITION. The summary, or the vectors, were made from fragments that are not the log's."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 40
 """RESOURCE_EXHAUSTED, with RetryInfo. A queue, cache or stream is at its bound."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 41

@@ -36,8 +36,8 @@ class DeletionReceipt(_message.Message):
         place: _builtins.str
         """`valkey`, `objects`, `jobs`, or the id of the member that had a copy in memory."""
         kind: _builtins.str
-        """`meta`, `log`, `turns`, `requests`, `void`, `counts`, `summaries`, `documents`, `objects`, `forks` (the references
-        of others), `index`, `hot_copy`, `texts`, `window`, `resident` (tokens that were open in an engine), `jobs`.
+        """`meta`, `log`, `turns`, `requests`, `void`, `counts`, `summaries`, `documents`, `vectors`, `objects`, `forks` (the
+        references of others), `index`, `hot_copy`, `texts`, `passages`, `window`, `resident` (tokens that were open in an engine), `jobs`.
         """
         count: _builtins.int
         bytes: _builtins.int

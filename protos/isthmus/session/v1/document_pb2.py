@@ -25,24 +25,35 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/session/v1/document.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x03\n\x08\x44ocument\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".isthmus.session.v1.Document.State\x12\x17\n\x0f\x63ommitted_bytes\x18\x04 \x01(\x03\x12\x16\n\x0e\x66ragment_count\x18\x05 \x01(\x03\x12\x16\n\x0e\x66irst_sequence\x18\x06 \x01(\x03\x12\x15\n\rlast_sequence\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_RECEIVING\x10\x01\x12\x12\n\x0eSTATE_COMPLETE\x10\x02:>\xea\x41;\n\x10isthmus/Document\x12\'sessions/{session}/documents/{document}\"\x88\x03\n\x0c\x44ocumentPart\x12\x39\n\x06header\x18\x01 \x01(\x0b\x32\'.isthmus.session.v1.DocumentPart.HeaderH\x00\x12\x37\n\x05\x63hunk\x18\x02 \x01(\x0b\x32&.isthmus.session.v1.DocumentPart.ChunkH\x00\x12\x33\n\x03\x65nd\x18\x03 \x01(\x0b\x32$.isthmus.session.v1.DocumentPart.EndH\x00\x1a_\n\x06Header\x12\x35\n\x0b\x64ocument_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x1a;\n\x05\x43hunk\x12\x17\n\x06offset\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x19\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80@\x1a\"\n\x03\x45nd\x12\x1b\n\nsize_bytes\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/session/v1/document.proto\x12\x12isthmus.session.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x05\n\x08\x44ocument\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".isthmus.session.v1.Document.State\x12\x17\n\x0f\x63ommitted_bytes\x18\x04 \x01(\x03\x12\x16\n\x0e\x66ragment_count\x18\x05 \x01(\x03\x12\x16\n\x0e\x66irst_sequence\x18\x06 \x01(\x03\x12\x15\n\rlast_sequence\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nattributes\x18\x14 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1a\n\x12passage_tokens_max\x18\x15 \x01(\x05\x12\x1e\n\x16passage_overlap_tokens\x18\x16 \x01(\x05\x12\x12\n\nmedia_type\x18\x17 \x01(\t\x12\x15\n\rpassage_count\x18\x18 \x01(\x03\x12\x16\n\x0e\x65mbedded_count\x18\x19 \x01(\x03\x12\x31\n\x05\x65rror\x18\x1a \x01(\x0b\x32\".isthmus.session.v1.Document.Error\x12\x10\n\x08\x65mbedder\x18\x1b \x01(\t\x12\x0c\n\x04\x65tag\x18\x1c \x01(\t\x1a\x39\n\x05\x45rror\x12\x15\n\x04\x63ode\x18\x01 \x01(\tB\x07\xbaH\x04r\x02(@\x12\x19\n\x07message\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_RECEIVING\x10\x01\x12\x12\n\x0eSTATE_COMPLETE\x10\x02:h\xea\x41\x65\n\x10isthmus/Document\x12\'sessions/{session}/documents/{document}\x12(libraries/{library}/documents/{document}\"\xcb\x04\n\x0c\x44ocumentPart\x12\x39\n\x06header\x18\x01 \x01(\x0b\x32\'.isthmus.session.v1.DocumentPart.HeaderH\x00\x12\x37\n\x05\x63hunk\x18\x02 \x01(\x0b\x32&.isthmus.session.v1.DocumentPart.ChunkH\x00\x12\x33\n\x03\x65nd\x18\x03 \x01(\x0b\x32$.isthmus.session.v1.DocumentPart.EndH\x00\x1a\xa1\x02\n\x06Header\x12\x35\n\x0b\x64ocument_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12\x1e\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12+\n\nattributes\x18\x14 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x12passage_tokens_max\x18\x15 \x01(\x05\x42\r\xbaH\n\x1a\x05\x18\x80 (d\xd8\x01\x01\x12/\n\x16passage_overlap_tokens\x18\x16 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x10(\x00H\x00\x88\x01\x01\x12\x1c\n\nmedia_type\x18\x17 \x01(\tB\x08\xbaH\x05r\x03(\x80\x01\x42\x19\n\x17_passage_overlap_tokens\x1a;\n\x05\x43hunk\x12\x17\n\x06offset\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x19\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80@\x1a\"\n\x03\x45nd\x12\x1b\n\nsize_bytes\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.session.v1.document_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DOCUMENT_ERROR'].fields_by_name['code']._loaded_options = None
+  _globals['_DOCUMENT_ERROR'].fields_by_name['code']._serialized_options = b'\272H\004r\002(@'
+  _globals['_DOCUMENT_ERROR'].fields_by_name['message']._loaded_options = None
+  _globals['_DOCUMENT_ERROR'].fields_by_name['message']._serialized_options = b'\272H\005r\003(\200\010'
   _globals['_DOCUMENT'].fields_by_name['name']._loaded_options = None
   _globals['_DOCUMENT'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_DOCUMENT']._loaded_options = None
-  _globals['_DOCUMENT']._serialized_options = b'\352A;\n\020isthmus/Document\022\'sessions/{session}/documents/{document}'
+  _globals['_DOCUMENT']._serialized_options = b'\352Ae\n\020isthmus/Document\022\'sessions/{session}/documents/{document}\022(libraries/{library}/documents/{document}'
   _globals['_DOCUMENTPART_HEADER'].fields_by_name['document_id']._loaded_options = None
   _globals['_DOCUMENTPART_HEADER'].fields_by_name['document_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_DOCUMENTPART_HEADER'].fields_by_name['display_name']._loaded_options = None
   _globals['_DOCUMENTPART_HEADER'].fields_by_name['display_name']._serialized_options = b'\272H\005r\003(\200\002'
+  _globals['_DOCUMENTPART_HEADER'].fields_by_name['passage_tokens_max']._loaded_options = None
+  _globals['_DOCUMENTPART_HEADER'].fields_by_name['passage_tokens_max']._serialized_options = b'\272H\n\032\005\030\200 (d\330\001\001'
+  _globals['_DOCUMENTPART_HEADER'].fields_by_name['passage_overlap_tokens']._loaded_options = None
+  _globals['_DOCUMENTPART_HEADER'].fields_by_name['passage_overlap_tokens']._serialized_options = b'\272H\007\032\005\030\200\020(\000'
+  _globals['_DOCUMENTPART_HEADER'].fields_by_name['media_type']._loaded_options = None
+  _globals['_DOCUMENTPART_HEADER'].fields_by_name['media_type']._serialized_options = b'\272H\005r\003(\200\001'
   _globals['_DOCUMENTPART_CHUNK'].fields_by_name['offset']._loaded_options = None
   _globals['_DOCUMENTPART_CHUNK'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_DOCUMENTPART_CHUNK'].fields_by_name['data']._loaded_options = None
@@ -51,16 +62,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCUMENTPART_END'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_DOCUMENTPART'].oneofs_by_name['part']._loaded_options = None
   _globals['_DOCUMENTPART'].oneofs_by_name['part']._serialized_options = b'\272H\002\010\001'
-  _globals['_DOCUMENT']._serialized_start=180
-  _globals['_DOCUMENT']._serialized_end=565
-  _globals['_DOCUMENT_STATE']._serialized_start=430
-  _globals['_DOCUMENT_STATE']._serialized_end=501
-  _globals['_DOCUMENTPART']._serialized_start=568
-  _globals['_DOCUMENTPART']._serialized_end=960
-  _globals['_DOCUMENTPART_HEADER']._serialized_start=753
-  _globals['_DOCUMENTPART_HEADER']._serialized_end=848
-  _globals['_DOCUMENTPART_CHUNK']._serialized_start=850
-  _globals['_DOCUMENTPART_CHUNK']._serialized_end=909
-  _globals['_DOCUMENTPART_END']._serialized_start=911
-  _globals['_DOCUMENTPART_END']._serialized_end=945
+  _globals['_DOCUMENT']._serialized_start=210
+  _globals['_DOCUMENT']._serialized_end=951
+  _globals['_DOCUMENT_ERROR']._serialized_start=715
+  _globals['_DOCUMENT_ERROR']._serialized_end=772
+  _globals['_DOCUMENT_STATE']._serialized_start=774
+  _globals['_DOCUMENT_STATE']._serialized_end=845
+  _globals['_DOCUMENTPART']._serialized_start=954
+  _globals['_DOCUMENTPART']._serialized_end=1541
+  _globals['_DOCUMENTPART_HEADER']._serialized_start=1140
+  _globals['_DOCUMENTPART_HEADER']._serialized_end=1429
+  _globals['_DOCUMENTPART_CHUNK']._serialized_start=1431
+  _globals['_DOCUMENTPART_CHUNK']._serialized_end=1490
+  _globals['_DOCUMENTPART_END']._serialized_start=1492
+  _globals['_DOCUMENTPART_END']._serialized_end=1526
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -41,6 +42,27 @@ class Document(_message.Message):
     """Open for more chunks from `committed_bytes` on."""
     STATE_COMPLETE: Document.State.ValueType  # 2
 
+    @_typing.final
+    class Error(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CODE_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        code: _builtins.str
+        """For example `invalid_text`."""
+        message: _builtins.str
+        def __init__(
+            self,
+            *,
+            code: _builtins.str = ...,
+            message: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -49,8 +71,17 @@ class Document(_message.Message):
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    PASSAGE_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    PASSAGE_OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    EMBEDDED_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    EMBEDDER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`sessions/{session}/documents/{document}`."""
+    """`sessions/{session}/documents/{document}`, or `libraries/{library}/documents/{document}`."""
     display_name: _builtins.str
     state: Global___Document.State.ValueType
     committed_bytes: _builtins.int
@@ -59,8 +90,31 @@ class Document(_message.Message):
     first_sequence: _builtins.int
     """First and last sequence number, 0 while empty."""
     last_sequence: _builtins.int
+    passage_tokens_max: _builtins.int
+    """How a library's search divides it: into passages of so many tokens at most, so many of them shared with the one before.
+    Tokens are estimated, on the safe side, at three UTF-8 bytes each.
+    """
+    passage_overlap_tokens: _builtins.int
+    media_type: _builtins.str
+    passage_count: _builtins.int
+    """Of a library's complete document: how many passages it has, 0 until they are cut, and how many of them have vectors."""
+    embedded_count: _builtins.int
+    embedder: _builtins.str
+    """The model that made the vectors."""
+    etag: _builtins.str
+    """Changes with the attributes."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def attributes(self) -> _struct_pb2.Struct:
+        """What searches may ask for: at most 16, their keys of at most 64 characters, each a string of at most 512, a number or a
+        bool.
+        """
+
+    @_builtins.property
+    def error(self) -> Global___Document.Error:
+        """Why it has no more vectors than that, and will not have; words find it all the same."""
+
     def __init__(
         self,
         *,
@@ -72,10 +126,19 @@ class Document(_message.Message):
         first_sequence: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        attributes: _struct_pb2.Struct | None = ...,
+        passage_tokens_max: _builtins.int = ...,
+        passage_overlap_tokens: _builtins.int = ...,
+        media_type: _builtins.str = ...,
+        passage_count: _builtins.int = ...,
+        embedded_count: _builtins.int = ...,
+        error: Global___Document.Error | None = ...,
+        embedder: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "create_time", b"create_time", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "create_time", b"create_time", "display_name", b"display_name", "first_sequence", b"first_sequence", "fragment_count", b"fragment_count", "last_sequence", b"last_sequence", "name", b"name", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "committed_bytes", b"committed_bytes", "create_time", b"create_time", "display_name", b"display_name", "embedded_count", b"embedded_count", "embedder", b"embedder", "error", b"error", "etag", b"etag", "first_sequence", b"first_sequence", "fragment_count", b"fragment_count", "last_sequence", b"last_sequence", "media_type", b"media_type", "name", b"name", "passage_count", b"passage_count", "passage_overlap_tokens", b"passage_overlap_tokens", "passage_tokens_max", b"passage_tokens_max", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -93,20 +156,40 @@ class DocumentPart(_message.Message):
 
         DOCUMENT_ID_FIELD_NUMBER: _builtins.int
         DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+        ATTRIBUTES_FIELD_NUMBER: _builtins.int
+        PASSAGE_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+        PASSAGE_OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
+        MEDIA_TYPE_FIELD_NUMBER: _builtins.int
         document_id: _builtins.str
         """1 to 63 of `a-z`, `0-9` and `-`; the same id resumes."""
         display_name: _builtins.str
+        passage_tokens_max: _builtins.int
+        """0 for 800."""
+        passage_overlap_tokens: _builtins.int
+        """At most half of it; half of it where it is not set."""
+        media_type: _builtins.str
+        """For example `text/markdown`."""
+        @_builtins.property
+        def attributes(self) -> _struct_pb2.Struct:
+            """As in Document; what resumes keeps those that it began with."""
+
         def __init__(
             self,
             *,
             document_id: _builtins.str = ...,
             display_name: _builtins.str = ...,
+            attributes: _struct_pb2.Struct | None = ...,
+            passage_tokens_max: _builtins.int = ...,
+            passage_overlap_tokens: _builtins.int | None = ...,
+            media_type: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_passage_overlap_tokens", b"_passage_overlap_tokens", "attributes", b"attributes", "passage_overlap_tokens", b"passage_overlap_tokens"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "document_id", b"document_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_passage_overlap_tokens", b"_passage_overlap_tokens", "attributes", b"attributes", "display_name", b"display_name", "document_id", b"document_id", "media_type", b"media_type", "passage_overlap_tokens", b"passage_overlap_tokens", "passage_tokens_max", b"passage_tokens_max"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__passage_overlap_tokens: _TypeAlias = _typing.Literal["passage_overlap_tokens"]  # noqa: Y015
+        _WhichOneofArgType__passage_overlap_tokens: _TypeAlias = _typing.Literal["_passage_overlap_tokens", b"_passage_overlap_tokens"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__passage_overlap_tokens) -> _WhichOneofReturnType__passage_overlap_tokens | None: ...
 
     @_typing.final
     class Chunk(_message.Message):

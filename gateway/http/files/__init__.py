@@ -1,0 +1,1 @@
+"""`/v1/files`: texts that are uploaded as streams and kept whole."""

@@ -1,0 +1,1 @@
+"""Libraries and files: sessions without turns, whose documents are searched or copied."""
