@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 from services.config import Settings, load_settings
 from services.valkey import connect
 from tests.support.leaks import leaks_of
+from tests.support.ports import keep_apart
 from tests.support.spans import recorder
 from tests.support.tokenizers import read_once
 from tests.support.valkey_cluster import ValkeyCluster
@@ -26,7 +28,8 @@ hypothesis.settings.load_profile("isthmus")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Names the marks of `no_leaks`."""
+    """Names the marks of `no_leaks`; keeps what tests in other processes use apart."""
+    keep_apart(os.environ)
     config.addinivalue_line("markers", "foreign_keys(*patterns): keys that the test puts on purpose")
     config.addinivalue_line("markers", "leaves(why): what is left over belongs to what the test takes away")
 

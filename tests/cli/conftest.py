@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 COMMAND_S_MAX = 90
+# Where several processes test at once, each has ports of its own.
+PORTS = ("ISTHMUS_SUPERVISOR__PORT_MIN", "ISTHMUS_SUPERVISOR__PORT_MAX")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Isthmus:
     """The command, with the variables that say where the mesh is."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ISTHMUS_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ISTHMUS_") or name in PORTS}
         self._environment = {**kept, "COLUMNS": "200", **variables}
 
     def __call__(self, *arguments: str, stdin: str | bytes = "") -> Result:

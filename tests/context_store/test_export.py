@@ -52,7 +52,8 @@ async def imported(store: StoreClient, records: Iterable[Record], size: int = 7)
             key = store.key if first == 0 else None
             yield api.ImportSessionRequest(key=key, records=every[first : first + size])
 
-    return await ServerStatus(store.stub.ImportSession(requests()))
+    session: session_pb2.Session = await ServerStatus(store.stub.ImportSession(requests()))
+    return session
 
 
 def content(fragments: Iterable[fragment_pb2.Fragment]) -> list[tuple[object, ...]]:

@@ -28,7 +28,8 @@ TINY_ROOM = (sys.executable, "-m", "tests.supervisor.tiny_room")
 def small_plan(home: Home, settings: Settings, extra: Sequence[str] = (), allowance: Allowance | None = None) -> Plan:
     """Valkey, then `tiny-0` and `tiny-1`; `extra` is added to the command of `tiny-1`, the allowance is for both."""
     count = valkey.ports_count(valkey.mode_of(settings.supervisor.valkey))
-    *valkey_ports, first, second = free_ports(HOST, count + 2, 20_000, 32_000, SystemRandom())
+    limits = settings.supervisor
+    *valkey_ports, first, second = free_ports(HOST, count + 2, limits.port_min, limits.port_max, SystemRandom())
     environment = child_environment(os.environ, str(home.settings))
     store = valkey.prepare(home, settings, HOST, valkey_ports, environment)
     home.settings.write_text(settings.model_copy(update={"valkey": store.settings}).model_dump_json())
