@@ -8,7 +8,10 @@ from isthmus.errors.v1 import errors_pb2
 from isthmus.inference.v1 import inference_service_pb2
 from isthmus.session.v1 import turn_pb2
 
+from gateway.limits.estimate import priced, spent
 from gateway.turn.receipt import Ledger, Leg, committed_hops
+from services.config import LimitsSettings, Price
+from services.limits.money import Tokens
 
 Generate = inference_service_pb2.GenerateResponse
 UNAVAILABLE = errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
@@ -118,3 +121,25 @@ def test_a_reply_without_text_has_no_rate_and_no_cache_count_where_the_engine_ha
     assert receipt.ttft_ms == pytest.approx(500.0)
     assert not receipt.tokens.HasField("cached_tokens")
     assert [hop.operation for hop in receipt.hops] == ["generate", "generate"], "nothing was pulled"
+
+
+def test_a_refused_try_is_told_with_its_tokens_and_all_tries_are_paid_for() -> None:
+    ledger = Ledger(received_at=10.0)
+    once = full_turn(ledger)
+    tried = ledger.refused(10.4, "forbidden", "word", 24)
+    assert (tried.replica, tried.model, tried.duration_ms) == ("replica-1", "m", pytest.approx(400.0))
+    assert (tried.tokens.window_tokens, tried.tokens.output_tokens) == (1_000, 24)
+    # The first of what may be read is what counts.
+    ledger.streamed(10.5, 25)
+    ledger.streamed(10.6, 25)
+    ledger.stopped(11)
+    ledger.released(10.9)
+    receipt = ledger.receipt(11.0, turn_pb2.WindowReport(), "trace")
+    assert list(receipt.refused_tries) == [tried]
+    assert receipt.ttft_ms == pytest.approx(900.0)
+    assert receipt.tokens_per_second == pytest.approx(10 / 0.1)
+    assert receipt.tokens.output_tokens == 11
+    assert spent(receipt) == Tokens(40, 960, 35)
+    assert spent(once) == Tokens(40, 960, 21)
+    price = Price(input_micros=1_000_000, cached_input_micros=0, output_micros=1_000_000)
+    assert priced(receipt, LimitsSettings(prices={"*": price})).cost.micros == 75
