@@ -1,7 +1,8 @@
 """How many calls there may be beyond one a turn: a budget that turns pay into and retries and hedges draw on. Pure.
 
-Finagle's RetryBudget: what turns deposit bounds what can be drawn, so that upstream calls are at most
-`1 + share` a turn and a reserve, whatever fails. Time alone deposits nothing.
+Finagle's RetryBudget: what turns deposit bounds what can be drawn, so that calls that come to nothing are at most
+`1 + share` a turn and a reserve. Time alone deposits nothing. A call that another pool took to a good end is given
+back: turns that go elsewhere are served, and cost the one who fails nothing.
 """
 
 from __future__ import annotations
@@ -37,3 +38,7 @@ class RetryBudget:
             return False
         self._balance = max(0.0, self._balance - 1.0)
         return True
+
+    def give_back(self) -> None:
+        """A call that was drawn has served its turn elsewhere."""
+        self._balance = min(self._balance + 1.0, float(self._settings.reserve_calls_count))
