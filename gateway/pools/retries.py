@@ -28,6 +28,11 @@ class RetryBudget:
         # What many small deposits add up to.
         return self._balance >= 1.0 - 1e-9
 
+    @property
+    def is_enough_to_hedge(self) -> bool:
+        """Whether one may be drawn where nothing has failed yet: half of the reserve is left for what has."""
+        return self._balance >= 1.0 + self._settings.reserve_calls_count / 2
+
     def turn(self) -> None:
         """A turn makes its first call."""
         self._balance = min(self._balance + self._settings.calls_per_turn, float(self._settings.reserve_calls_count))

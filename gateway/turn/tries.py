@@ -64,7 +64,7 @@ class Tries:
 
     def hedge(self, pick: Pick) -> Replica | None:
         """A replica for a second call beside the one that is slow; None where there is none, or no budget for it."""
-        if self._calls >= self._settings.calls_count_max or not self._pools.budget.is_enough:
+        if self._calls >= self._settings.calls_count_max or not self._pools.budget.is_enough_to_hedge:
             return None
         try:
             replica = pick()
