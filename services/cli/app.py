@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
+from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
@@ -17,9 +17,6 @@ from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, Key
 from services.cli.pools_app import pools_app
 from services.cli.tenants_app import tenants_app
 from services.cli.webhooks_app import webhooks_app
-
-if TYPE_CHECKING:
-    pass
 
 ENV_TRACEBACK: Final = "ISTHMUS_TRACEBACK"
 

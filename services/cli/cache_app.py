@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from services.cli.options import GrpcOption, HomeOption, Json, KeyOption, target_of
-
-if TYPE_CHECKING:
-    pass
 
 cache_app = typer.Typer(help="Cached answers: what they were good for, and which were wrong.", no_args_is_help=True)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from services.cli.options import GrpcOption, HomeOption, Json, KeyOption, target_of
-
-if TYPE_CHECKING:
-    pass
 
 jobs_app = typer.Typer(
     help="Turns in the background: list, show, cancel and replay them; alone it lists.", invoke_without_command=True

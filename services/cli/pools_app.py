@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from services.cli.options import GrpcOption, HomeOption, Json, KeyOption, target_of
-
-if TYPE_CHECKING:
-    pass
 
 pools_app = typer.Typer(
     help="List, show, drain and resume the pools behind a gateway; alone it lists.", invoke_without_command=True
