@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_pb2
 
@@ -13,6 +14,7 @@ from gateway.http.messages import RESERVED_PREFIX
 from services.errors import IsthmusError
 
 _ORIGIN = f"{RESERVED_PREFIX}origin"
+_log = structlog.get_logger(__name__)
 
 
 class Origin(Enum):
@@ -56,3 +58,11 @@ async def relabel(edge: Edge, session: str, labels: Mapping[str, str]) -> sessio
     """Replaces a session's labels."""
     changed = session_pb2.Session(labels=labels)
     return await edge.backend.update_session(edge.tenant, session, changed, paths=["labels"])
+
+
+async def erase(edge: Edge, session: str) -> None:
+    """Takes a session away behind its answer. One that stays is only noted: nobody has its id."""
+    try:
+        await edge.backend.delete_session(edge.tenant, session)
+    except IsthmusError as error:
+        _log.warning("session_not_erased", session=session, error=str(error))

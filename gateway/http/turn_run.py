@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import structlog
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import session_service_pb2
 
@@ -15,12 +14,10 @@ from gateway.http.edge import Edge
 from gateway.http.errors import naming
 from gateway.http.objects import Response
 from gateway.http.render import response
-from gateway.http.sessions import relabel
+from gateway.http.sessions import erase, relabel
 from gateway.http.telling import Telling, name_of
 from gateway.http.turn_request import TurnRequest, branched
 from services.errors import FieldViolation, IsthmusError
-
-_log = structlog.get_logger(__name__)
 
 
 class TurnRun:
@@ -92,19 +89,12 @@ class TurnRun:
                         yield event
         finally:
             if request.erases or (request.is_fresh and not self._is_accepted):
-                await self._erase()
+                await erase(edge, request.session)
 
     def _is_older(self, error: IsthmusError) -> bool:
         """Whether the client goes on from a response after which others came: that makes a session of its own."""
         is_older = error.reason == errors_pb2.ERROR_REASON_NOT_LATEST_TURN
         return is_older and not self._is_accepted and self._request.branch_labels is not None
-
-    async def _erase(self) -> None:
-        """Nothing else is to be done about a session that stays: its answer is out, and nobody has its id."""
-        try:
-            await self._edge.backend.delete_session(self._edge.tenant, self._request.session)
-        except IsthmusError as error:
-            _log.warning("session_not_erased", session=self._request.session, error=str(error))
 
     def _told_by_name(self, error: IsthmusError) -> IsthmusError:
         if error.reason != errors_pb2.ERROR_REASON_NOT_LATEST_TURN:

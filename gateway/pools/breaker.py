@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from services.config import BreakerSettings
@@ -97,8 +98,12 @@ class Breaker:
             self._failures -= self._outcomes.popleft()[1]
 
     def _is_over(self) -> bool:
-        count = len(self._outcomes)
-        return count >= self._settings.calls_count_min and self._failures >= self._settings.failure_share_max * count
+        count, least = len(self._outcomes), self._settings.calls_count_min
+        if count < least:
+            return False
+        # Where much went well before, the share alone would let as much fail again first.
+        is_all = all(failed for _, failed in islice(reversed(self._outcomes), least))
+        return is_all or self._failures >= self._settings.failure_share_max * count
 
     def _open(self, now: float) -> None:
         shortest, longest = self._settings.open_ms_min / 1000, self._settings.open_ms_max / 1000

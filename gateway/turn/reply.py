@@ -177,7 +177,7 @@ class ReplyStream:
         self._continuations += 1
         if self._attempt is not None:
             self._replicas.suspect(self._attempt.replica)
-            self._tries.failed(self._attempt.replica.member_id, error)
+            self._tries.failed(self._attempt.replica, error)
         if self._emitted.given_out:
             self._ledger.lost(time.monotonic(), self._emitted.tokens, error.reason)
         else:
@@ -199,7 +199,7 @@ class ReplyStream:
                     each.close()
                 if is_transient(error):
                     self._replicas.suspect(attempts[-1].replica)
-                if self._tries.failed(attempts[-1].replica.member_id, error):
+                if self._tries.failed(attempts[-1].replica, error):
                     continue
                 if error.reason != errors_pb2.ERROR_REASON_OVERLOADED:
                     raise
@@ -274,6 +274,7 @@ class ReplyStream:
 
     def _finish(self, event: inference_service_pb2.GenerateResponse, replica: Replica) -> None:
         self._finish_reason = event.finished.finish_reason
+        self._tries.finished()
         # Counts mean something under the tokenizer for which the window was planned.
         if replica.tokenizer == self._errand.limits.tokenizer:
             self._counts = tuple(event.finished.counts)

@@ -34,8 +34,11 @@ class Tries:
         self._waits = 0
         # The provider's failure after which the next call is one more than the turn has by itself.
         self._failure: IsthmusError | None = None
-        # Replicas whose providers have failed in this turn.
+        # Replicas whose providers have failed in this turn, and their pools.
         self.failed_at: set[str] = set()
+        self._pools_failed: set[str] = set()
+        # Whether the latest call was drawn from the budget, for a pool that has not failed.
+        self._is_elsewhere = False
 
     def turn(self) -> None:
         """The turn is handed over; planned anew, it is the same one."""
@@ -56,11 +59,12 @@ class Tries:
                 raise failure from None
             replica = await self._again(pick, failure, until)
         self._pools.budget.draw()
+        self._is_elsewhere = replica.pool not in self._pools_failed
         return self._called(replica)
 
     def hedge(self, pick: Pick) -> Replica | None:
         """A replica for a second call beside the one that is slow; None where there is none, or no budget for it."""
-        if self._calls >= self._settings.calls_count_max or not self._pools.budget.is_enough:
+        if self._calls >= self._settings.calls_count_max or not self._pools.budget.is_enough_to_hedge:
             return None
         try:
             replica = pick()
@@ -70,19 +74,27 @@ class Tries:
         self._pools.get(replica.pool).counts.hedges += 1
         return self._called(replica)
 
-    def failed(self, member_id: str, error: IsthmusError) -> bool:
+    def failed(self, replica: Replica, error: IsthmusError) -> bool:
         """A call ended with an error; whether it was its provider's, so that `next` decides what is next."""
         if judge(error) not in (Verdict.FAILED, Verdict.REFUSED):
             # No provider was called.
             self._calls -= 1
             return False
         self._failure = error
-        self.failed_at.add(member_id)
+        self.failed_at.add(replica.member_id)
+        self._pools_failed.add(replica.pool)
+        self._is_elsewhere = False
         return True
 
     def answered(self) -> None:
         """A call has text."""
         self._failure = None
+
+    def finished(self) -> None:
+        """A call has its whole reply."""
+        if self._is_elsewhere:
+            self._is_elsewhere = False
+            self._pools.budget.give_back()
 
     async def _again(self, pick: Pick, failure: IsthmusError, until: float) -> Replica:
         """Where it failed before, after a wait."""

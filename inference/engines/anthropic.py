@@ -7,7 +7,7 @@ reply that another replica has begun goes there as the beginning of the assistan
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from isthmus.session.v1 import turn_pb2
@@ -15,6 +15,7 @@ from isthmus.session.v1 import turn_pb2
 from inference.conversation import Conversations, Echo, Message
 from inference.engine import EngineContext, EngineOutput, EngineRequest
 from inference.engines.provider import Provider
+from inference.engines.remote import Event, RemoteEngine, Said
 from inference.model_files import ModelFilesError
 
 _SAMPLES: Final = frozenset({"top_k"})
@@ -25,68 +26,35 @@ _BEGIN: Final = "Go on."
 _EMPTY: Final = "(no text)"
 
 
-class AnthropicEngine:
+class AnthropicEngine(RemoteEngine):
     """One provider. Calls nobody before the first request: each has its price."""
 
     def __init__(self, context: EngineContext) -> None:
         settings = context.anthropic
         if settings.model is None:
             raise ModelFilesError("anthropic.model is not set; expected the name of a model that the provider serves")
-        url = context.settings.engine.partition(":")[2].rstrip("/")
-        self.model = context.settings.model or settings.model
-        self.context_tokens_max = context.settings.context_tokens_max or context.files.vocabulary.context_tokens_max
-        self.adapters: tuple[str, ...] = ()
-        self.samples = _SAMPLES
-        self.is_loading = False
-        self.running = 0
-        self._asked = settings.model
-        self._tokenizer = context.tokenizer
-        self._conversations = Conversations(context.tokenizer, context.files.vocabulary)
         key = os.environ.get(settings.api_key_env)
-        self._provider = Provider(
-            url,
+        provider = Provider(
+            context.settings.engine.partition(":")[2].rstrip("/"),
             {"anthropic-version": settings.version} | ({"x-api-key": key} if key else {}),
             silence_ms_max=settings.silence_ms_max,
             connect_ms_max=settings.connect_ms_max,
             connections_max=context.settings.requests_running_max + 1,
         )
-
-    @property
-    def steps(self) -> int:
-        return self._provider.steps
+        super().__init__(context, provider)
+        self.model = context.settings.model or settings.model
+        self.samples = _SAMPLES
+        self._asked = settings.model
+        self._conversations = Conversations(context.tokenizer, context.files.vocabulary)
 
     async def start(self) -> None:
         """Nothing to load."""
 
-    async def stop(self) -> None:
-        await self._provider.aclose()
-
-    async def forget(self, session: str) -> int:
-        return 0
-
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         given = self._tokenizer.decode(request.emitted.tolist())
         # The API refuses a beginning with blanks at its end.
         sent = given.rstrip()
-        echo = Echo(given, sent)
-        self.running += 1
-        try:
-            async with self._provider.stream("messages", self._body(request, sent)) as answer:
-                cached: int | None = None
-                finish = turn_pb2.FINISH_REASON_UNSPECIFIED
-                limits = answer.limits
-                async for event in answer.events:
-                    cached = _cached_tokens(event, cached)
-                    finish = _finish(event) or finish
-                    text = echo.push(_text(event))
-                    if text:
-                        yield EngineOutput(self._encoded(text), cached_tokens=cached, limits=limits)
-                        limits = None
-                if not finish:
-                    raise self._provider.broken_off()
-                yield EngineOutput(self._encoded(echo.finish()), finish, cached)
-        finally:
-            self.running -= 1
+        return self._texts("messages", self._body(request, sent), Echo(given, sent), _read)
 
     def _body(self, request: EngineRequest, sent: str) -> dict[str, Any]:
         system, messages = _shaped(self._conversations.messages(request.window))
@@ -103,9 +71,6 @@ class AnthropicEngine:
             **({"system": system} if system else {}),
             **{name: value for name in _PLAIN if (value := getattr(sampling, name)) is not None},
         }
-
-    def _encoded(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text).tolist()) if text else ()
 
 
 def _shaped(conversation: list[Message]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -132,19 +97,23 @@ def _block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text if text.strip() else _EMPTY}
 
 
-def _text(event: Mapping[str, Any]) -> str:
+def _read(event: Event) -> tuple[str, Said]:
+    return _text(event), Said(finish=_finish(event), cached_tokens=_cached_tokens(event))
+
+
+def _text(event: Event) -> str:
     delta = event.get("delta") or {}
     return str(delta.get("text") or "") if delta.get("type") == "text_delta" else ""
 
 
-def _finish(event: Mapping[str, Any]) -> turn_pb2.FinishReason.ValueType | None:
+def _finish(event: Event) -> turn_pb2.FinishReason.ValueType:
     reason = (event.get("delta") or {}).get("stop_reason") if event.get("type") == "message_delta" else None
     if reason is None:
-        return None
+        return turn_pb2.FINISH_REASON_UNSPECIFIED
     return turn_pb2.FINISH_REASON_LENGTH if reason in _LENGTH else turn_pb2.FINISH_REASON_STOP
 
 
-def _cached_tokens(event: Mapping[str, Any], before: int | None) -> int | None:
+def _cached_tokens(event: Event) -> int | None:
     usage = (event.get("message") or {}).get("usage") or {}
     cached = usage.get("cache_read_input_tokens")
-    return int(cached) if cached is not None else before
+    return None if cached is None else int(cached)

@@ -15,6 +15,7 @@ from isthmus.session.v1 import message_pb2, turn_pb2
 
 from inference.engine import EngineContext, EngineOutput, EngineRequest, Sampling
 from inference.engines.provider import Provider
+from inference.engines.remote import Event, RemoteEngine, Said
 from inference.forms import structural_tag
 from inference.model_files import ModelFilesError
 
@@ -33,38 +34,30 @@ _SAMPLES: Final = frozenset(
 )
 _OWN_SHAPE: Final = frozenset({"structured_output", "tools", "min_output_tokens"})
 _PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES - _OWN_SHAPE))
-FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
+_FINISH: Final = {"stop": turn_pb2.FINISH_REASON_STOP, "length": turn_pb2.FINISH_REASON_LENGTH}
 
 
-class OpenAIEngine:
+class OpenAIEngine(RemoteEngine):
     """One server. What it refuses fails the request; where it is away, the request is as good at another replica."""
 
     def __init__(self, context: EngineContext) -> None:
         settings = context.openai
-        self.model = context.settings.model or settings.model or ""
-        self.context_tokens_max = context.settings.context_tokens_max or context.files.vocabulary.context_tokens_max
-        self.adapters: tuple[str, ...] = ()
-        self.samples = _SAMPLES if settings.vllm_fields else _SAMPLES - {"tools", "min_output_tokens"}
-        self.is_loading = False
-        self.running = 0
-        self._settings = settings
-        self._bound = context.settings.context_tokens_max
-        self._tokenizer = context.tokenizer
-        self._end_ids = context.files.vocabulary.end_ids
-        self._served = settings.model or ""
         self._url = context.settings.engine.partition(":")[2].rstrip("/")
         key = os.environ.get(settings.api_key_env)
-        self._provider = Provider(
+        provider = Provider(
             self._url,
             {"Authorization": f"Bearer {key}"} if key else {},
             silence_ms_max=settings.silence_ms_max,
             connect_ms_max=settings.connect_ms_max,
             connections_max=context.settings.requests_running_max + 1,
         )
-
-    @property
-    def steps(self) -> int:
-        return self._provider.steps
+        super().__init__(context, provider)
+        self.model = context.settings.model or settings.model or ""
+        self.samples = _SAMPLES if settings.vllm_fields else _SAMPLES - {"tools", "min_output_tokens"}
+        self._settings = settings
+        self._bound = context.settings.context_tokens_max
+        self._end_ids = context.files.vocabulary.end_ids
+        self._served = settings.model or ""
 
     async def start(self) -> None:
         """Asks what is served there. Raises ModelFilesError where nobody answers, or the wanted model is not there."""
@@ -84,32 +77,12 @@ class OpenAIEngine:
         if isinstance(length, int):
             self.context_tokens_max = min(self._bound or length, length)
 
-    async def stop(self) -> None:
-        await self._provider.aclose()
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        return self._outputs("completions", self._body(request), self._said)
 
-    async def forget(self, session: str) -> int:
-        return 0
-
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
-        self.running += 1
-        try:
-            async with self._provider.stream("completions", self._body(request)) as answer:
-                cached: int | None = None
-                finish = turn_pb2.FINISH_REASON_UNSPECIFIED
-                limits = answer.limits
-                async for event in answer.events:
-                    cached = cached_tokens(event, cached)
-                    for choice in event.get("choices", ()):
-                        finish = FINISH.get(choice.get("finish_reason"), finish)
-                        ids = self._ids(choice)
-                        if ids:
-                            yield EngineOutput(ids, cached_tokens=cached, logprobs=_logprobs(choice), limits=limits)
-                            limits = None
-                if not finish:
-                    raise self._provider.broken_off()
-                yield EngineOutput((), finish, cached)
-        finally:
-            self.running -= 1
+    def _said(self, event: Event) -> Said:
+        choice = choice_of(event)
+        return Said(self._ids(choice), finish_of(choice), cached_tokens(event), _logprobs(choice))
 
     def _body(self, request: EngineRequest) -> dict[str, Any]:
         sampling = request.sampling
@@ -134,7 +107,7 @@ class OpenAIEngine:
     def _ids(self, choice: Mapping[str, Any]) -> tuple[int, ...]:
         ids: Sequence[int] | None = choice.get("token_ids")
         if ids is None:
-            return tuple(self._tokenizer.encode(choice.get("text") or "").tolist())
+            return self._encoded(choice.get("text") or "")
         return tuple(each for each in ids if each not in self._end_ids)
 
 
@@ -153,11 +126,22 @@ def _form(sampling: Sampling) -> dict[str, Any] | None:
             return {"choice": list(wanted.choices.texts)}
 
 
-def cached_tokens(event: Mapping[str, Any], before: int | None) -> int | None:
-    """Prompt tokens found in the cache, as the event's usage has them, or as was known before."""
+def choice_of(event: Event) -> Mapping[str, Any]:
+    """The one choice that was asked for; empty in an event of usage alone."""
+    choices: Sequence[Mapping[str, Any]] = event.get("choices") or ({},)
+    return choices[0]
+
+
+def finish_of(choice: Mapping[str, Any]) -> turn_pb2.FinishReason.ValueType:
+    """How the reply ends, if it does."""
+    return _FINISH.get(choice.get("finish_reason") or "", turn_pb2.FINISH_REASON_UNSPECIFIED)
+
+
+def cached_tokens(event: Event) -> int | None:
+    """Prompt tokens found in the cache, where the event's usage has them."""
     details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
     cached = details.get("cached_tokens")
-    return int(cached) if cached is not None else before
+    return None if cached is None else int(cached)
 
 
 def _logprobs(choice: Mapping[str, Any]) -> tuple[message_pb2.TokenLogprob, ...]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
-from isthmus.session.v1 import turn_pb2
-
 from inference.conversation import Conversations, Echo
 from inference.engine import EngineContext, EngineOutput, EngineRequest
-from inference.engines.openai import FINISH, OpenAIEngine, cached_tokens
+from inference.engines.openai import OpenAIEngine, cached_tokens, choice_of, finish_of
+from inference.engines.remote import Event, Said
 
 _SAMPLES: Final = frozenset({"presence_penalty", "frequency_penalty"})
 _PLAIN: Final = ("temperature", "top_p", "seed", *sorted(_SAMPLES))
@@ -29,28 +28,9 @@ class OpenAIChatEngine(OpenAIEngine):
         self.samples = _SAMPLES
         self._conversations = Conversations(context.tokenizer, context.files.vocabulary)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         given = self._tokenizer.decode(request.emitted.tolist())
-        echo = Echo(given, given)
-        self.running += 1
-        try:
-            async with self._provider.stream("chat/completions", self._body_of(request, given)) as answer:
-                cached: int | None = None
-                finish = turn_pb2.FINISH_REASON_UNSPECIFIED
-                limits = answer.limits
-                async for event in answer.events:
-                    cached = cached_tokens(event, cached)
-                    for choice in event.get("choices", ()):
-                        finish = FINISH.get(choice.get("finish_reason"), finish)
-                        text = echo.push((choice.get("delta") or {}).get("content") or "")
-                        if text:
-                            yield EngineOutput(self._encoded(text), cached_tokens=cached, limits=limits)
-                            limits = None
-                if not finish:
-                    raise self._provider.broken_off()
-                yield EngineOutput(self._encoded(echo.finish()), finish, cached)
-        finally:
-            self.running -= 1
+        return self._texts("chat/completions", self._body_of(request, given), Echo(given, given), _read)
 
     def _body_of(self, request: EngineRequest, given: str) -> dict[str, Any]:
         messages = [
@@ -67,5 +47,8 @@ class OpenAIChatEngine(OpenAIEngine):
             **{name: value for name in _PLAIN if (value := getattr(sampling, name)) is not None},
         }
 
-    def _encoded(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text).tolist()) if text else ()
+
+def _read(event: Event) -> tuple[str, Said]:
+    choice = choice_of(event)
+    said = Said(finish=finish_of(choice), cached_tokens=cached_tokens(event))
+    return (choice.get("delta") or {}).get("content") or "", said

@@ -117,9 +117,9 @@ def _event(line: str) -> dict[str, Any] | None:
     try:
         event = json.loads(value)
     except ValueError:
-        raise engine_failed(f"the server sent what is no JSON: {value[:_MESSAGE_CHARS_MAX]}") from None
+        raise provider_failed("error", f"the server sent what is no JSON: {value[:_MESSAGE_CHARS_MAX]}") from None
     if not isinstance(event, dict):
-        raise engine_failed(f"the server failed on this request: {value[:_MESSAGE_CHARS_MAX]}")
+        raise provider_failed("error", f"the server sent what is no event: {value[:_MESSAGE_CHARS_MAX]}")
     if event.get("error") or event.get("type") == "error":
         raise _midstream(event.get("error"), value[:_MESSAGE_CHARS_MAX])
     return event

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
+from typing import Annotated, Final, Protocol, runtime_checkable
 
 import typer
 
@@ -15,13 +15,10 @@ from services.cli.cache_app import cache_app
 from services.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CliError, report
 from services.cli.jobs_app import jobs_app
 from services.cli.libraries_app import libraries_app
-from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption
+from services.cli.options import ConfigOption, GrpcOption, HomeOption, Json, KeyOption, SessionOption, target_of
 from services.cli.pools_app import pools_app
 from services.cli.tenants_app import tenants_app
 from services.cli.webhooks_app import webhooks_app
-
-if TYPE_CHECKING:
-    from services.cli.target import Target
 
 ENV_TRACEBACK: Final = "ISTHMUS_TRACEBACK"
 
@@ -116,7 +113,7 @@ def ask(
     """Run one turn and stream the reply. Without --session it begins a new one."""
     from services.cli.talk import ask
 
-    ask(" ".join(text), session, _target(grpc, home, api_key), as_json=as_json)
+    ask(" ".join(text), session, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @app.command()
@@ -130,7 +127,7 @@ def chat(
     """Talk on a session. Ctrl-C cancels a turn, Ctrl-D leaves."""
     from services.cli.talk import chat
 
-    chat(session, _target(grpc, home, api_key), as_json=as_json)
+    chat(session, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @app.command()
@@ -147,7 +144,7 @@ def ingest(
     """Stream texts into a session. The same command again goes on where it was cut off."""
     from services.cli.ingest import ingest
 
-    ingest(files, session, _target(grpc, home, api_key), as_json=as_json)
+    ingest(files, session, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.callback()
@@ -177,7 +174,7 @@ def list_sessions(
     """List sessions by id."""
     from services.cli.sessions import list_sessions
 
-    list_sessions(limit, after, filter_text, _target(grpc, home, api_key), as_json=as_json)
+    list_sessions(limit, after, filter_text, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("show")
@@ -191,7 +188,7 @@ def show_session(
     """Show a session, its last turns and the window that its next turn would start from."""
     from services.cli.sessions import show_session
 
-    show_session(session, _target(grpc, home, api_key), as_json=as_json)
+    show_session(session, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("delete")
@@ -205,7 +202,7 @@ def delete_sessions(
     """Erase sessions with all they hold, and say what was erased where. There is no way back."""
     from services.cli.sessions import delete_sessions
 
-    delete_sessions(sessions, _target(grpc, home, api_key), as_json=as_json)
+    delete_sessions(sessions, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("fork")
@@ -221,7 +218,7 @@ def fork_session(
     """Make a session that begins as another one was after a turn. The past is shared, not copied."""
     from services.cli.transfer import fork_session
 
-    fork_session(session, turn, fork, _target(grpc, home, api_key), as_json=as_json)
+    fork_session(session, turn, fork, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("export")
@@ -242,7 +239,7 @@ def export_session(
 
     if form not in {each.value for each in Format}:
         raise typer.BadParameter(f"{form!r}; expected jsonl or protobuf", param_hint="--format")
-    export_session(session, Format(form), output, _target(grpc, home, api_key), as_json=as_json)
+    export_session(session, Format(form), output, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @sessions_app.command("import")
@@ -257,7 +254,7 @@ def import_session(
     """Make a session of an export's records, in either format."""
     from services.cli.transfer import import_session
 
-    import_session(file, session, _target(grpc, home, api_key), as_json=as_json)
+    import_session(file, session, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @shards_app.callback()
@@ -382,9 +379,3 @@ def _explained(error: Exception) -> CliError:
     return CliError(
         "INTERNAL", f"a bug: {type(error).__name__}: {error}; {ENV_TRACEBACK}=1 shows where", exit_code=EXIT_FAILED
     )
-
-
-def _target(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
-    from services.cli.target import target
-
-    return target(grpc, home, api_key)

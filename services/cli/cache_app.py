@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from services.cli.options import GrpcOption, HomeOption, Json, KeyOption
-
-if TYPE_CHECKING:
-    from services.cli.target import Target
+from services.cli.options import GrpcOption, HomeOption, Json, KeyOption, target_of
 
 cache_app = typer.Typer(help="Cached answers: what they were good for, and which were wrong.", no_args_is_help=True)
 
@@ -20,7 +16,7 @@ def report(home: HomeOption = None, grpc: GrpcOption = None, api_key: KeyOption 
     """What is kept, what was asked of it, what it served, and what verification refused."""
     from services.cli.cache import report
 
-    report(_target(grpc, home, api_key), as_json=as_json)
+    report(target_of(grpc, home, api_key), as_json=as_json)
 
 
 @cache_app.command("wrong")
@@ -34,10 +30,4 @@ def wrong(
     """Tell that a turn was given a cached answer that does not answer it. The answer is gone, everywhere."""
     from services.cli.cache import wrong
 
-    wrong(turn, _target(grpc, home, api_key), as_json=as_json)
-
-
-def _target(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
-    from services.cli.target import target
-
-    return target(grpc, home, api_key)
+    wrong(turn, target_of(grpc, home, api_key), as_json=as_json)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from services.cli.options import GrpcOption, HomeOption, Json, KeyOption
-
-if TYPE_CHECKING:
-    from services.cli.target import Target
+from services.cli.options import GrpcOption, HomeOption, Json, KeyOption, target_of
 
 jobs_app = typer.Typer(
     help="Turns in the background: list, show, cancel and replay them; alone it lists.", invoke_without_command=True
@@ -45,7 +41,7 @@ def list_jobs(
     """List jobs that wait or run, newest first."""
     from services.cli.jobs import list_jobs
 
-    list_jobs("ENDED" if ended else "LIVE", limit, _target(grpc, home, api_key), as_json=as_json)
+    list_jobs("ENDED" if ended else "LIVE", limit, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @jobs_app.command("dead")
@@ -59,7 +55,7 @@ def list_dead(
     """List the dead letters, newest first, with the reason."""
     from services.cli.jobs import list_jobs
 
-    list_jobs("DEAD", limit, _target(grpc, home, api_key), as_json=as_json)
+    list_jobs("DEAD", limit, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @jobs_app.command("show")
@@ -73,7 +69,7 @@ def show_job(
     """Show a job, with its reply once it is done."""
     from services.cli.jobs import show_job
 
-    show_job(name, _target(grpc, home, api_key), as_json=as_json)
+    show_job(name, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @jobs_app.command("cancel")
@@ -87,7 +83,7 @@ def cancel_jobs(
     """Cancel jobs, whether they wait or run."""
     from services.cli.jobs import cancel_jobs
 
-    cancel_jobs(names, _target(grpc, home, api_key), as_json=as_json)
+    cancel_jobs(names, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @jobs_app.command("replay")
@@ -101,10 +97,4 @@ def replay_jobs(
     """Run dead letters anew, each as a new turn of its session."""
     from services.cli.jobs import replay_jobs
 
-    replay_jobs(names, _target(grpc, home, api_key), as_json=as_json)
-
-
-def _target(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
-    from services.cli.target import target
-
-    return target(grpc, home, api_key)
+    replay_jobs(names, target_of(grpc, home, api_key), as_json=as_json)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from services.cli.target import Target
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 HomeOption = Annotated[
@@ -26,3 +29,11 @@ ConfigOption = Annotated[
 SessionOption = Annotated[
     str | None, typer.Option("--session", "-s", metavar="ID", help="The session; made if it does not exist.")
 ]
+
+
+def target_of(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
+    """Where the flags say that the mesh is. Raises CliError."""
+    # On use, as everything behind the flags is.
+    from services.cli.target import target
+
+    return target(grpc, home, api_key)

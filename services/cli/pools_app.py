@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from services.cli.options import GrpcOption, HomeOption, Json, KeyOption
-
-if TYPE_CHECKING:
-    from services.cli.target import Target
+from services.cli.options import GrpcOption, HomeOption, Json, KeyOption, target_of
 
 pools_app = typer.Typer(
     help="List, show, drain and resume the pools behind a gateway; alone it lists.", invoke_without_command=True
@@ -37,7 +33,7 @@ def list_pools(
     """List the pools with their state, load and times, as one gateway sees them."""
     from services.cli.pools import list_pools
 
-    list_pools(_target(grpc, home, api_key), as_json=as_json)
+    list_pools(target_of(grpc, home, api_key), as_json=as_json)
 
 
 @pools_app.command("show")
@@ -47,7 +43,7 @@ def show_pool(
     """Show a pool and its replicas."""
     from services.cli.pools import show_pool
 
-    show_pool(pool, _target(grpc, home, api_key), as_json=as_json)
+    show_pool(pool, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @pools_app.command("drain")
@@ -57,7 +53,7 @@ def drain_pool(
     """Have no gateway begin a reply in the pool; those under way go on to their end."""
     from services.cli.pools import drain_pool
 
-    drain_pool(pool, _target(grpc, home, api_key), as_json=as_json)
+    drain_pool(pool, target_of(grpc, home, api_key), as_json=as_json)
 
 
 @pools_app.command("resume")
@@ -67,10 +63,4 @@ def resume_pool(
     """Take a drained pool back into service."""
     from services.cli.pools import resume_pool
 
-    resume_pool(pool, _target(grpc, home, api_key), as_json=as_json)
-
-
-def _target(grpc: str | None, home: Path | None, api_key: str | None) -> Target:
-    from services.cli.target import target
-
-    return target(grpc, home, api_key)
+    resume_pool(pool, target_of(grpc, home, api_key), as_json=as_json)

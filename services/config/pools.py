@@ -64,7 +64,8 @@ class RouteSettings(Section):
 class BreakerSettings(Section):
     """When a pool, or a replica, is left alone."""
 
-    # Outcomes that count, how many there must be, and the share of failures at which it opens.
+    # Outcomes that count, how many there must be, and the share of failures at which it opens; so many failures in a
+    # row are enough, too.
     window_ms: int = Field(default=10_000, ge=100)
     calls_count_min: int = Field(default=5, ge=1, le=4_096)
     failure_share_max: float = Field(default=0.5, gt=0.0, le=1.0)

@@ -189,6 +189,21 @@ async def test_what_a_provider_has_left_is_all_that_it_gets(pooled: Pooled) -> N
     assert [turn.receipt.pool for turn in turns] == ["alpha", "alpha", "beta", "beta"]
 
 
+@pytest.mark.parametrize("fault", [{"status": 500}, {"words": 2}], ids=["failing", "breaking off"])
+async def test_a_pool_that_begins_to_fail_costs_no_turn_where_another_one_is_well(
+    pooled: Pooled, fault: dict[str, object]
+) -> None:
+    for _ in range(20):
+        await pooled.turn()
+    assert pooled.beta.calls == 0
+    for name, value in fault.items():
+        setattr(pooled.alpha, name, value)
+    # More than the budget would give, were it not given back.
+    turns = [await pooled.turn() for _ in range(30)]
+    assert {each.output_text for each in turns} == {TEXT}
+    assert pooled.alpha.calls - 20 < 15, "the breaker did not wait for as many failures as there had been successes"
+
+
 @pytest.mark.parametrize(
     ("fault", "together"),
     [

@@ -53,6 +53,20 @@ def test_a_breaker_opens_at_its_share_of_failures_and_a_probe_closes_it() -> Non
     assert (each.state(1.1), each.error_share(1.1)) == (BreakerState.CLOSED, 0.0)
 
 
+def test_failures_in_a_row_open_a_breaker_whatever_went_well_before() -> None:
+    each = breaker()
+    for _ in range(100):
+        each.succeeded(0.0)
+    for _ in range(3):
+        each.failed(1.0)
+    each.succeeded(1.0)
+    for _ in range(3):
+        each.failed(2.0)
+        assert each.state(2.0) is BreakerState.CLOSED
+    each.failed(2.0)
+    assert each.state(2.0) is BreakerState.OPEN
+
+
 def test_failures_that_are_long_past_do_not_count() -> None:
     each = breaker()
     for at in (0.0, 0.0, 0.0, 11.0):
@@ -101,19 +115,23 @@ def test_the_share_of_errors_is_that_of_the_window(steps: list[tuple[float, bool
     assert each.error_share(now) == pytest.approx(sum(lately) / len(lately) if lately else 0.0)
 
 
-@given(st.integers(0, 20), st.floats(0.0, 1.0), st.lists(st.booleans(), max_size=300))
-def test_calls_beyond_one_a_turn_are_a_share_of_the_turns_and_a_reserve(
-    reserve: int, share: float, events: list[bool]
+@given(st.integers(0, 20), st.floats(0.0, 1.0), st.lists(st.sampled_from(["turn", "draw", "served"]), max_size=300))
+def test_calls_that_come_to_nothing_are_a_share_of_the_turns_and_a_reserve(
+    reserve: int, share: float, events: list[str]
 ) -> None:
     budget = RetryBudget(RetrySettings(calls_per_turn=share, reserve_calls_count=reserve))
-    turns = drawn = 0
-    for is_turn in events:
-        if is_turn:
+    turns = in_vain = 0
+    for event in events:
+        if event == "turn":
             budget.turn()
             turns += 1
-        else:
-            drawn += budget.draw()
-        assert drawn <= share * turns + reserve + 1e-6
+        elif event == "draw":
+            in_vain += budget.draw()
+        elif in_vain:
+            # One of them has served its turn elsewhere.
+            budget.give_back()
+            in_vain -= 1
+        assert in_vain <= share * turns + reserve + 1e-6
         assert 0.0 <= budget.balance <= reserve
 
 

@@ -131,11 +131,18 @@ async def test_a_stream_that_breaks_is_no_reply(server: Server, start: Any, cuts
         assert (await refusal(engine)).reason == errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE
 
 
-@pytest.mark.parametrize("event", ["rubbish", {"error": {"message": "out of memory"}}])
-async def test_an_error_amid_the_stream_fails_the_request(server: Server, start: Any, event: Any) -> None:
-    server.events = [choice(token_ids=[30]), event]
+async def test_an_error_amid_the_stream_fails_the_request(server: Server, start: Any) -> None:
+    server.events = [choice(token_ids=[30]), {"error": {"message": "out of memory"}}]
     async with start() as engine:
         assert (await refusal(engine)).reason == errors_pb2.ERROR_REASON_ENGINE_FAILED
+
+
+@pytest.mark.parametrize("event", ["rubbish", "[1]"])
+async def test_what_is_no_event_amid_the_stream_is_the_servers_failure(server: Server, start: Any, event: Any) -> None:
+    server.events = [choice(token_ids=[30]), event]
+    async with start() as engine:
+        broken = await refusal(engine)
+    assert (broken.reason, broken.metadata["provider"]) == (errors_pb2.ERROR_REASON_UPSTREAM_UNAVAILABLE, "error")
 
 
 async def test_a_silent_server_is_given_up_and_a_caller_who_goes_frees_it(server: Server, start: Any) -> None:

@@ -24,7 +24,7 @@ from gateway.http.edge import Edge
 from gateway.http.errors import problem_of
 from gateway.http.ids import ResponseId
 from gateway.http.limits import user_of
-from gateway.http.sessions import relabel
+from gateway.http.sessions import erase, relabel
 from gateway.http.tools.items import tools_of
 from gateway.names import parse_turn, session_name
 from services.errors import IsthmusError
@@ -142,7 +142,7 @@ class ChatRun:
                     yield event
         finally:
             if self._request.erases or (place.is_fresh and not is_done):
-                await self._erase(place)
+                await erase(edge, place.session)
 
     async def _fill(self, place: Place) -> None:
         """What is too much for the turn to bring along is in the session before it; each part once, however often."""
@@ -172,13 +172,6 @@ class ChatRun:
             text_bytes = place.text_bytes + said + len(reply.encode())
             state = self._request.history.after(reply, self._tools)
             await bookmarks.put(self._edge, state, ResponseId(place.session, done.turn.number), text_bytes)
-
-    async def _erase(self, place: Place) -> None:
-        """Nothing else is to be done about a session that stays: nobody has its id."""
-        try:
-            await self._edge.backend.delete_session(self._edge.tenant, place.session)
-        except IsthmusError as error:
-            _log.warning("session_not_erased", session=place.session, error=str(error))
 
 
 def _told(told: ChatChunks | None, event: Event) -> list[bytes]:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.options import Json
+
 app = typer.Typer(
     name="bench",
     help="Measure what the mesh costs, with all processes real and the scripted engine for a model.",
@@ -17,7 +19,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 HomeOption = Annotated[
     Path | None,
     typer.Option(
