@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isthmus.session.v1 import fragment_pb2, message_pb2
 
-from context_store.log.fragments import (
+from context_store.log.fragments import 
+from services.cuts import cut
     CorruptBodyError,
     Origin,
     cut,
