@@ -7,11 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isthmus.session.v1 import fragment_pb2, message_pb2
 
-from context_store.log.fragments import 
-from services.cuts import cut
+from context_store.log.fragments import (
     CorruptBodyError,
     Origin,
-    cut,
     drafts,
     estimate_tokens,
     pack,
@@ -19,6 +17,7 @@ from services.cuts import cut
     unpack,
     unpack_text,
 )
+from services.cuts import cut
 
 BOUND = 64
 
