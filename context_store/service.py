@@ -63,7 +63,7 @@ class ContextService(ContextServiceServicer):
         self._streams = DocumentStreams(store, self._document_deletions, announce)
         self._catalogues = Catalogues(store.log, store.settings.retrieval.documents_cached_count_max)
         self._documents = DocumentService(store, self._catalogues, announce)
-        self.indexes = Indexes(store)
+        self.indexes = Indexes(store, self._catalogues)
         deletions.held |= {"documents": self._catalogues.forget, "passages": self.indexes.forget}
         self._searches = SearchService(store, self._catalogues, self.indexes, announce)
         self._vectors = VectorService(store)

@@ -243,10 +243,8 @@ class GatewayRoom:
         self._closing.push_async_callback(libraries.stop)
 
     async def _drain_jobs(self) -> None:
-        if self._jobs is not None:
-            await self._jobs.drain()
-        if self._libraries is not None:
-            await self._libraries.drain()
+        draining = [each.drain() for each in (self._jobs, self._libraries) if each is not None]
+        await asyncio.gather(*draining)
 
     async def _stop_http(self, grace_ms: int) -> None:
         if self._http is not None:

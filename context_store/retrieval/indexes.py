@@ -16,10 +16,11 @@ from isthmus.errors.v1 import errors_pb2
 
 from context_store.log.document_reads import SessionState
 from context_store.log.keys import Keys
+from context_store.log.stored import descends
 from context_store.log.stored_documents import StoredDocument
 from context_store.retrieval.library_index import Answer, LibraryIndex, Query
 from context_store.retrieval.words import Terms, terms
-from context_store.session.catalogues import Catalogue
+from context_store.session.catalogues import Catalogues
 from context_store.session.document_deletion import document_rows
 from context_store.store import Store, page_count
 from services.collections import collection_of
@@ -27,8 +28,7 @@ from services.config import RetrievalSettings
 from services.errors import IsthmusError
 from services.passages import Passage, PassageCutter
 
-# An index that is mostly of documents which are gone is built anew.
-_WASTE_MAX: Final = 0.5
+# An index that is mostly of documents which are gone is built anew, if it has so many passages of those at least.
 _WASTED_COUNT_MIN: Final = 1_000
 
 
@@ -48,8 +48,9 @@ class _Shelf:
 class Indexes:
     """Searches sessions' documents."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, catalogues: Catalogues) -> None:
         self._store = store
+        self._catalogues = catalogues
         self._settings: RetrievalSettings = store.settings.retrieval
         self._shelves: OrderedDict[Keys, _Shelf] = OrderedDict()
         self._places = asyncio.Semaphore(self._settings.builds_count_max)
@@ -62,8 +63,7 @@ class Indexes:
     async def search(
         self,
         keys: Keys,
-        state: SessionState,
-        catalogue: Catalogue,
+        version: bytes,
         query: Query,
         wanted: Sequence[StoredDocument],
         limit: int,
@@ -71,11 +71,12 @@ class Indexes:
     ) -> tuple[Answer, int]:
         """The best passages of the wanted documents, and the last sequence number of those that were searched.
 
-        OVERLOADED while the index is built for the first time, QUOTA_EXCEEDED where it would not fit into memory.
+        The index is that of the session's `version` or a later one, unless to build it takes too long. OVERLOADED while
+        it is built for the first time, QUOTA_EXCEEDED where it would not fit into memory.
         """
         shelf = self._shelves.setdefault(keys, _Shelf())
         self._shelves.move_to_end(keys)
-        await self._bring_up(keys, shelf, state, catalogue, query.embedder)
+        await self._bring_up(keys, shelf, version, query.embedder)
         wanted_keys = [key_of(one) for one in wanted]
         async with shelf.lock:
             index = shelf.index
@@ -99,33 +100,38 @@ class Indexes:
             build.cancel()
         await asyncio.gather(*builds, return_exceptions=True)
 
-    async def _bring_up(
-        self, keys: Keys, shelf: _Shelf, state: SessionState, catalogue: Catalogue, embedder: str
-    ) -> None:
-        if shelf.version == catalogue.version and embedder in ("", shelf.embedder):
-            return
-        if shelf.build is None or shelf.build.done():
-            shelf.build = asyncio.create_task(self._build(keys, shelf, state, catalogue, embedder))
-            shelf.build.add_done_callback(_ended)
-        build = shelf.build
-        await asyncio.wait({build}, timeout=self._settings.build_wait_ms_max / 1000)
-        if build.done() and not build.cancelled():
-            build.result()
-        elif build.cancelled() or not shelf.index.documents:
-            raise IsthmusError(
-                errors_pb2.ERROR_REASON_OVERLOADED,
-                f"sessions/{keys.session}: its index is being built, {shelf.index.passage_count} passages are in it;"
-                " expected a later call to find it there",
-            )
+    async def _bring_up(self, keys: Keys, shelf: _Shelf, version: bytes, embedder: str) -> None:
+        until = asyncio.get_running_loop().time() + self._settings.build_wait_ms_max / 1000
+        # A build that began for another search may have begun too early for this one; the next one has not.
+        for _ in range(2):
+            if _is_up(shelf, version, embedder):
+                return
+            if shelf.build is None or shelf.build.done():
+                shelf.build = asyncio.create_task(self._build(keys, shelf, embedder))
+                shelf.build.add_done_callback(_ended)
+            build = shelf.build
+            await asyncio.wait({build}, timeout=max(0.0, until - asyncio.get_running_loop().time()))
+            if build.done() and not build.cancelled():
+                build.result()
+            elif build.done() or not shelf.index.documents:
+                raise IsthmusError(
+                    errors_pb2.ERROR_REASON_OVERLOADED,
+                    f"sessions/{keys.session}: its index is being built; expected a later call to find it there",
+                )
+            else:
+                return
 
-    async def _build(self, keys: Keys, shelf: _Shelf, state: SessionState, catalogue: Catalogue, embedder: str) -> None:
-        """Brings an index up to a catalogue, from wherever it is."""
+    async def _build(self, keys: Keys, shelf: _Shelf, embedder: str) -> None:
+        """Brings an index up to the documents that there are now, from wherever it is."""
         async with self._places:
+            catalogue = await self._catalogues.read(keys)
+            state = await self._store.log.session_state(keys)
             self._renew(keys, shelf, state)
-            shelf.index.begin()
             there = {key_of(one): one for one in catalogue.documents if one.is_complete}
-            for key in [key for key in shelf.index.documents if key not in there]:
-                shelf.index.remove(key)
+            async with shelf.lock:
+                shelf.index.begin()
+                for key in [key for key in shelf.index.documents if key not in there]:
+                    shelf.index.remove(key)
             for key, stored in there.items():
                 if key not in shelf.index.documents:
                     await self._add(keys, shelf, state, stored)
@@ -135,9 +141,7 @@ class Indexes:
     def _renew(self, keys: Keys, shelf: _Shelf, state: SessionState) -> None:
         # A collection's documents go whole, which their keys tell; a user may erase any part of his.
         stamp = state.incarnation, b"" if collection_of(keys.session) else state.void_at
-        index = shelf.index
-        is_wasted = index.waste > _WASTE_MAX and index.waste * index.passage_count > _WASTED_COUNT_MIN
-        if stamp != shelf.stamp or is_wasted:
+        if stamp != shelf.stamp or shelf.index.wasted_count > max(shelf.index.passage_count, _WASTED_COUNT_MIN):
             shelf.index, shelf.stamp, shelf.embedder = LibraryIndex(), stamp, ""
 
     async def _add(self, keys: Keys, shelf: _Shelf, state: SessionState, stored: StoredDocument) -> None:
@@ -208,6 +212,10 @@ class Indexes:
             if self.memory_bytes <= bound:
                 break
             self.forget(other)
+
+
+def _is_up(shelf: _Shelf, version: bytes, embedder: str) -> bool:
+    return embedder in ("", shelf.embedder) and bool(shelf.version) and descends(shelf.version, version)
 
 
 def _ended(build: asyncio.Task[None]) -> None:

@@ -1,7 +1,7 @@
 """The index of one session's documents: which passages there are, their words, their vectors. No I/O.
 
 Passages are numbered as their documents come; a document has consecutive numbers. What is deleted leaves its numbers
-unused, and an index that is mostly unused had better be built anew (`waste`).
+unused, and an index that is mostly unused had better be built anew (`wasted_count`).
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class LibraryIndex:
         return sum(one.count for one in self.documents.values())
 
     @property
-    def waste(self) -> float:
-        """The share of the index that is of documents which are gone."""
-        return 1 - self.passage_count / len(self._places) if len(self._places) else 0.0
+    def wasted_count(self) -> int:
+        """The passages of documents that are gone."""
+        return len(self._places) - self.passage_count
 
     @property
     def embedder(self) -> str:

@@ -48,7 +48,7 @@ class SearchService:
             self._announce(keys, one, query.embedder)
         wanted = [one for one in documents if takes is None or takes(one.document.attributes)]
         answer, revision = await self._indexes.search(
-            keys, state, catalogue, query, wanted, request.limit or LIMIT_DEFAULT, request.score_min
+            keys, catalogue.version, query, wanted, request.limit or LIMIT_DEFAULT, request.score_min
         )
         response = api.SearchDocumentsResponse(words_only=answer.words_only, revision=revision)
         by_key = {key_of(one): one for one in wanted}

@@ -119,10 +119,10 @@ class Book:
         with _away():
             return FileCounts(*map(int, await _SUMS(self._valkey, _keys(place, *_STATES, "sums"))))
 
-    async def put_batch(self, place: Place, batch: Batch) -> None:
-        """Keeps a batch, in place of what it was."""
-        args = (batch.id, msgspec.json.encode(batch), batch.create_ms, self._settings.batches_count_max)
-        await self._run(_PUT_BATCH, place, ("batches", "batch_order", "records"), args)
+    async def put_batch(self, place: Place, batch: Batch, kept_ms: int = 0) -> None:
+        """Keeps a batch, in place of what it was; `kept_ms` is how long the book lives, 0 for as long as it does."""
+        args = (batch.id, msgspec.json.encode(batch), batch.create_ms, self._settings.batches_count_max, kept_ms)
+        await self._run(_PUT_BATCH, place, ("batches", "batch_order"), args)
 
     async def batch(self, place: Place, batch: str) -> Batch | None:
         """A batch; None where the book knows none, or none any more."""

@@ -162,10 +162,10 @@ class Shelves:
             record = await self._book.find(place, file)
         return was_there or record is not None
 
-    async def begin_batch(self, place: Place, files: Sequence[str]) -> Batch:
+    async def begin_batch(self, place: Place, files: Sequence[str], kept_ms: int = 0) -> Batch:
         """A batch of files that are going to be attached."""
         batch = Batch(id=new_id(self._random_bytes, self._now_ms()), create_ms=self._now_ms(), files=list(files))
-        await self._book.put_batch(place, batch)
+        await self._book.put_batch(place, batch, kept_ms)
         return batch
 
     async def batch(self, place: Place, batch: str) -> tuple[Batch, FileCounts]:

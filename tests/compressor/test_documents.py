@@ -159,7 +159,7 @@ async def test_a_killed_shard_holds_no_document_up(small: Settings, valkey: Redi
                 await write(store, "novel", story(600).encode(), passage_tokens_max=100)
                 await eventually(lambda: begun(valkey), 90, "the first vectors")
         await mesh.add_shard(9)
-        await mesh.settled(STORE, 1)
+        await eventually(lambda: [one.id for one in mesh.view.ready(STORE)] == ["context_store-9"], 30, "one shard")
         async with library(mesh) as store:
             assert not await is_embedded(store, "novel"), "the text is too short for this test"
             await eventually(lambda: is_embedded(store, "novel"), 90, "the last vectors")

@@ -10,7 +10,6 @@ from isthmus.session.v1 import fragment_pb2, message_pb2
 from context_store.log.fragments import (
     CorruptBodyError,
     Origin,
-    cut,
     drafts,
     estimate_tokens,
     pack,
@@ -18,6 +17,7 @@ from context_store.log.fragments import (
     unpack,
     unpack_text,
 )
+from services.cuts import cut
 
 BOUND = 64
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import bm25s
+import bm25s  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from google.protobuf import struct_pb2
@@ -161,7 +161,7 @@ def test_documents_come_and_go() -> None:
     assert answer.found[0].score == max(one.score for one in answer.found)
     index.remove("a")
     assert {one.document for one in index.search(Query("lamp"), ["a", "b"], 10).found} == {"b"}
-    assert index.waste == pytest.approx(3 / 5)
+    assert index.wasted_count == 3
     assert index.memory_bytes > 0
 
 

@@ -144,7 +144,7 @@ class TestTenants:
                 lambda: other.vector_stores.create(file_ids=[file.id]),
             ):
                 with pytest.raises(openai.NotFoundError):
-                    await call()  # type: ignore[no-untyped-call]
+                    await call()
             assert [each async for each in other.files.list()] == []
             assert [each async for each in other.vector_stores.list()] == []
             assert (await sdk.files.content(file.id)).content == b"a secret"

@@ -121,6 +121,7 @@ def test_what_may_still_come_is_not_missed() -> None:
         ("rows.jsonl", "", "application/octet-stream", True),
         ("feed", "application/atom+xml", "application/atom+xml", True),
         ("program.py", "text/x-python", "text/x-python", True),
+        ("notes.txt", "text/plain\x00 evil: yes", "text/plain", True),
         ("paper.pdf", "application/octet-stream", "application/pdf", False),
         ("photo.png", "image/png", "image/png", False),
         ("table.xlsx", "", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", False),

@@ -151,7 +151,7 @@ async def test_what_cannot_be_is_refused_by_name(http: httpx.AsyncClient, sdk: A
     ):
         assert await refused(path, body) == expected
     missing = (f"{store}/files", {"file_id": "file-unknown"}), (f"{store}/file_batches", {"file_ids": [file, "x"]})
-    assert [await refused(*each, status=404) for each in missing] == [
+    assert [await refused(path, body, 404) for path, body in missing] == [
         ("file_id", "not_found"),
         ("file_ids[1]", "not_found"),
     ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from typing import Final
 
 # What clients send for a file whose kind they do not know: its bytes decide then.
 UNKNOWN: Final = "application/octet-stream"
+# It goes back as a header: nothing else may stand in it.
+_FORM: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
 _TEXTS: Final = frozenset(
     {
         "json",
@@ -54,7 +57,7 @@ def problem_of(media_type: str) -> str:
 def media_type_of(filename: str, told: str) -> str:
     """The type as the client told it, without parameters; by the name where it told none."""
     kind = told.partition(";")[0].strip().lower()
-    if kind and kind != UNKNOWN:
+    if _FORM.fullmatch(kind) and kind != UNKNOWN:
         return kind
     return mimetypes.guess_type(filename)[0] or UNKNOWN
 

@@ -25,7 +25,7 @@ async def create_file_batch(
     files, param = wanted_of(data, edge.settings.libraries.batch_files_count_max)
     place, kept_ms = await place_of(edge, vector_store_id)
     named = await checked_files(edge, files, param)
-    batch = await edge.libraries.shelves.begin_batch(place, [each.file for each, _ in named])
+    batch = await edge.libraries.shelves.begin_batch(place, [each.file for each, _ in named], kept_ms)
     await attach_all(edge, place, named, batch=batch.id, kept_ms=kept_ms)
     return file_batch(vector_store_id, *await edge.libraries.shelves.batch(place, batch.id))
 

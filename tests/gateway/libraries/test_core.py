@@ -214,7 +214,7 @@ def test_what_is_wrong_with_a_filter_is_named(raw: bytes, field: str) -> None:
 
 
 def test_filters_have_bounds() -> None:
-    assert filter_of(nested(DEPTH_MAX))
+    assert filter_of(nested(DEPTH_MAX)).HasField("junction")
     many = b",".join([b'{"type":"and","filters":[' + b",".join([nested(1)] * 33) + b"]}"] * 2)
     with pytest.raises(InvalidField, match="66 comparisons"):
         filter_of(b'{"type":"or","filters":[' + many + b"]}")
