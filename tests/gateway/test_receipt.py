@@ -127,7 +127,8 @@ def test_a_refused_try_is_told_with_its_tokens_and_all_tries_are_paid_for() -> N
     ledger = Ledger(received_at=10.0)
     once = full_turn(ledger)
     tried = ledger.refused(10.4, "forbidden", "word", 24)
-    assert (tried.replica, tried.model, tried.duration_ms) == ("replica-1", "m", pytest.approx(400.0))
+    assert (tried.replica, tried.model) == ("replica-1", "m")
+    assert tried.duration_ms == pytest.approx(400.0)
     assert (tried.tokens.window_tokens, tried.tokens.output_tokens) == (1_000, 24)
     # The first of what may be read is what counts.
     ledger.streamed(10.5, 25)
