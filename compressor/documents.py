@@ -19,7 +19,7 @@ from isthmus.session.v1 import document_pb2, fragment_pb2
 
 from services.config import CompressorSettings
 from services.errors import IsthmusError, from_rpc_error
-from services.passages import Passage, PassageCutter, PassageSource
+from services.passages import Passage, PassageCutter, PassageSource, cuts_of
 from services.router import INFERENCE, STORE, Router
 
 _SERVICE: Final = "/isthmus.context.v1.ContextService/"
@@ -110,8 +110,7 @@ class DocumentEmbedder:
         _log.info("document embedded", session=place.session, document=place.document, passages=survey.passage_count)
 
     async def _survey(self, place: DocumentPlace, document: document_pb2.Document) -> _Survey:
-        source = PassageSource(document.passage_tokens_max, document.passage_overlap_tokens)
-        cutter = PassageCutter(document.passage_tokens_max, document.passage_overlap_tokens)
+        source, cutter = PassageSource(*cuts_of(document)), PassageCutter(*cuts_of(document))
         count = 0
         async for fragments in self._fragments(place, document):
             for fragment in fragments:
@@ -123,7 +122,7 @@ class DocumentEmbedder:
         self, place: DocumentPlace, document: document_pb2.Document, first: int
     ) -> AsyncIterator[list[str]]:
         """The texts of the passages from number `first` on, so many together as one replica takes."""
-        cutter = PassageCutter(document.passage_tokens_max, document.passage_overlap_tokens)
+        cutter = PassageCutter(*cuts_of(document))
         batch: list[str] = []
         count_max = self._settings.embed_texts_count_max
         # Of at most so many bytes: a passage has four at most for each character.
