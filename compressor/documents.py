@@ -79,18 +79,17 @@ class DocumentEmbedder:
         full, NOT_FOUND if the document is gone, and SUMMARY_SOURCE_CHANGED if it is another by now.
         """
         document = await self._document(place)
-        if document.state != document_pb2.Document.STATE_COMPLETE:
+        embedder = self._embedder(document)
+        is_done = embedder and document.embedded_count == document.passage_count
+        if is_done or document.state != document_pb2.Document.STATE_COMPLETE:
             return
         # Twice through the text: what each commit says of all of it comes first, and no more than a batch is held.
         survey = await self._survey(place, document)
-        embedder = self._embedder(document)
         if not survey.passage_count:
             # That it is done has to be said, too.
             await self._send(place, self._request(place, survey, _NOBODY, 1))
             return
         first = document.embedded_count if embedder else 0
-        if first == survey.passage_count == document.passage_count:
-            return
         try:
             await self._embed_from(place, document, survey, embedder, first)
         except IsthmusError as error:
