@@ -19,7 +19,7 @@ from isthmus.session.v1 import document_pb2, fragment_pb2
 
 from services.config import CompressorSettings
 from services.errors import IsthmusError, from_rpc_error
-from services.passages import Passage, PassageCutter, PassageSource
+from services.passages import Passage, PassageCutter, PassageSource, cuts_of
 from services.router import INFERENCE, STORE, Router
 
 _SERVICE: Final = "/isthmus.context.v1.ContextService/"
@@ -79,18 +79,17 @@ class DocumentEmbedder:
         full, NOT_FOUND if the document is gone, and SUMMARY_SOURCE_CHANGED if it is another by now.
         """
         document = await self._document(place)
-        if document.state != document_pb2.Document.STATE_COMPLETE:
+        embedder = self._embedder(document)
+        is_done = embedder and document.embedded_count == document.passage_count
+        if is_done or document.state != document_pb2.Document.STATE_COMPLETE:
             return
         # Twice through the text: what each commit says of all of it comes first, and no more than a batch is held.
         survey = await self._survey(place, document)
-        embedder = self._embedder(document)
         if not survey.passage_count:
             # That it is done has to be said, too.
             await self._send(place, self._request(place, survey, _NOBODY, 1))
             return
         first = document.embedded_count if embedder else 0
-        if first == survey.passage_count == document.passage_count:
-            return
         try:
             await self._embed_from(place, document, survey, embedder, first)
         except IsthmusError as error:
@@ -110,8 +109,7 @@ class DocumentEmbedder:
         _log.info("document embedded", session=place.session, document=place.document, passages=survey.passage_count)
 
     async def _survey(self, place: DocumentPlace, document: document_pb2.Document) -> _Survey:
-        source = PassageSource(document.passage_tokens_max, document.passage_overlap_tokens)
-        cutter = PassageCutter(document.passage_tokens_max, document.passage_overlap_tokens)
+        source, cutter = PassageSource(*cuts_of(document)), PassageCutter(*cuts_of(document))
         count = 0
         async for fragments in self._fragments(place, document):
             for fragment in fragments:
@@ -123,7 +121,7 @@ class DocumentEmbedder:
         self, place: DocumentPlace, document: document_pb2.Document, first: int
     ) -> AsyncIterator[list[str]]:
         """The texts of the passages from number `first` on, so many together as one replica takes."""
-        cutter = PassageCutter(document.passage_tokens_max, document.passage_overlap_tokens)
+        cutter = PassageCutter(*cuts_of(document))
         batch: list[str] = []
         count_max = self._settings.embed_texts_count_max
         # Of at most so many bytes: a passage has four at most for each character.

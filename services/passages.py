@@ -12,11 +12,25 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from isthmus.session.v1 import document_pb2
+
 from services.cuts import ESTIMATE_BYTES_PER_TOKEN, cut, start_after
 from services.digest import DIGEST_BYTES
 
 # Another way to cut makes other passages, of which no vector that is stored is one.
 _VERSION: Final = 1
+
+
+TOKENS_DEFAULT: Final = 800
+TOKENS_MIN: Final = 100
+TOKENS_MAX: Final = 4_096
+
+
+def cuts_of(document: document_pb2.Document) -> tuple[int, int]:
+    """(tokens of a passage at most, tokens that it shares with the one before) of a document, however old it is."""
+    if not document.passage_tokens_max:
+        return TOKENS_DEFAULT, TOKENS_DEFAULT // 2
+    return document.passage_tokens_max, document.passage_overlap_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from context_store.store import Store, page_count
 from services.collections import collection_of
 from services.config import RetrievalSettings
 from services.errors import IsthmusError
-from services.passages import Passage, PassageCutter
+from services.passages import Passage, PassageCutter, cuts_of
 
 # An index that is mostly of documents which are gone is built anew, if it has so many passages of those at least.
 _WASTED_COUNT_MIN: Final = 1_000
@@ -146,7 +146,7 @@ class Indexes:
 
     async def _add(self, keys: Keys, shelf: _Shelf, state: SessionState, stored: StoredDocument) -> None:
         key, index, document = key_of(stored), shelf.index, stored.document
-        cutter = PassageCutter(document.passage_tokens_max or 800, document.passage_overlap_tokens)
+        cutter = PassageCutter(*cuts_of(document))
         async for fragments in self._texts(keys, state.incarnation, stored):
             passages, words = await asyncio.to_thread(_cut, cutter, fragments)
             async with shelf.lock:

@@ -15,7 +15,7 @@ from context_store.log.stored_documents import StoredDocument, VectorState
 from context_store.session.document_deletion import document_rows
 from context_store.store import Store, keys_of
 from services.errors import InvalidField, IsthmusError, NotFound
-from services.passages import PassageSource
+from services.passages import PassageSource, cuts_of
 
 _HALF_BYTES: Final = 2
 
@@ -71,8 +71,7 @@ class VectorService:
         return begun
 
     async def _source(self, keys: Keys, stored: StoredDocument) -> bytes:
-        document = stored.document
-        source = PassageSource(document.passage_tokens_max, document.passage_overlap_tokens)
+        source = PassageSource(*cuts_of(stored.document))
         async for rows in document_rows(self._store, keys, stored):
             for row in rows:
                 source.add(fragment_pb2.Fragment.FromString(row.header).digest)

@@ -9,11 +9,11 @@ from google.protobuf import struct_pb2
 from isthmus.session.v1 import document_pb2
 
 from services.errors import InvalidField
+from services.passages import TOKENS_DEFAULT
 
 COUNT_MAX: Final = 16
 KEY_CHARS_MAX: Final = 64
 VALUE_CHARS_MAX: Final = 512
-PASSAGE_TOKENS_DEFAULT: Final = 800
 
 
 def check_attributes(attributes: struct_pb2.Struct, field: str) -> None:
@@ -41,7 +41,7 @@ def check_value(value: struct_pb2.Value, field: str) -> None:
 
 def passage_tokens(header: document_pb2.DocumentPart.Header) -> tuple[int, int]:
     """(tokens of a passage at most, tokens that it shares with the one before), with the defaults for what is unset."""
-    tokens_max = header.passage_tokens_max or PASSAGE_TOKENS_DEFAULT
+    tokens_max = header.passage_tokens_max or TOKENS_DEFAULT
     is_set = header.HasField("passage_overlap_tokens")
     overlap = header.passage_overlap_tokens if is_set else tokens_max // 2
     if 2 * overlap > tokens_max:

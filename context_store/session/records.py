@@ -11,10 +11,12 @@ from typing import Final
 
 from isthmus.session.v1 import document_pb2, fragment_pb2, message_pb2, record_pb2, session_pb2, turn_pb2
 
+from context_store.session.attributes import check_attributes
 from context_store.turn import turns
 from services.collections import ID
 from services.digest import DIGEST_BYTES, fragment_digest
 from services.errors import InvalidField
+from services.passages import TOKENS_MAX, TOKENS_MIN
 
 FORMAT: Final = 1
 # A fragment's text, whatever the mesh that it comes from is set to.
@@ -162,6 +164,14 @@ class RecordCheck:
         self._within("document.last_sequence", document.last_sequence, max(0, document.first_sequence))
         if document.committed_bytes < 0:
             raise self._wrong("document.committed_bytes", f"is {document.committed_bytes}; expected 0 or more")
+        # An export of before there were passages says nothing of them.
+        tokens_max, overlap = document.passage_tokens_max, document.passage_overlap_tokens
+        if tokens_max and not TOKENS_MIN <= tokens_max <= TOKENS_MAX:
+            expected = f"expected {TOKENS_MIN} to {TOKENS_MAX}"
+            raise self._wrong("document.passage_tokens_max", f"is {tokens_max}; {expected}")
+        if not 0 <= 2 * overlap <= tokens_max:
+            raise self._wrong("document.passage_overlap_tokens", f"is {overlap}; expected at most half of {tokens_max}")
+        check_attributes(document.attributes, f"records[{self._index}].document.attributes")
 
     def _end(self, record: record_pb2.SessionRecord) -> None:
         expected = self._sum.end().end

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -92,7 +93,7 @@ async def test_a_librarys_documents_get_vectors_and_others_do_not(mesh: Mesh, va
         await write(store, "empty", b"")
         await mesh.add(CompressorRoom, f"{COMPRESSOR}-0")
         for name in ("novel", "cats", "empty"):
-            await eventually(lambda name=name: is_embedded(store, name), message=f"vectors of {name}")
+            await eventually(partial(is_embedded, store, name), 30, f"vectors of {name}")
         novel = await document(store, "novel")
         assert novel.passage_count > 20
         assert sum((await batches(valkey, "novel")).values()) == novel.passage_count

@@ -19,6 +19,7 @@ from services.passages import Passage, PassageSource, passages
 from tests.context_store.client import StoreClient, refusal
 from tests.context_store.conftest import StartShard
 from tests.context_store.test_document_resources import attributes, delete, write
+from tests.context_store.test_export import exported, imported
 from tests.support.eventually import eventually
 from tests.support.mesh import changed
 
@@ -325,3 +326,20 @@ async def test_what_a_deletion_finds_of_documents_is_told(store: StoreClient) ->
     receipt = await shelf.delete()
     erased = {(one.place, one.kind) for one in receipt.erasures}
     assert {("valkey", "documents"), ("valkey", "vectors"), ("store-1", "passages")} <= erased
+
+
+async def test_a_library_moves_with_all_but_its_vectors(store: StoreClient) -> None:
+    shelf = await library(store)
+    await embed(shelf, "bread")
+    copy = store.about("library.l2")
+    records = await exported(shelf)
+    await imported(copy, records)
+    get = api.GetDocumentRequest(key=copy.key, document="bread")
+    moved = await copy.stub.GetDocument(get)
+    assert (moved.name, dict(moved.attributes)["kind"]) == ("sessions/library.l2/documents/bread", "bread")
+    assert (moved.embedder, moved.passage_count, moved.passage_tokens_max) == ("", 0, 800)
+    answer = await search(copy, "flour", **by_vector("flour"))
+    assert (documents(answer), answer.words_only) == (["bread"], True)
+    records[1].document.passage_tokens_max = 1
+    with pytest.raises(grpc.aio.AioRpcError, match=r"records\[1\].document.passage_tokens_max"):
+        await imported(store.about("library.l3"), records)

@@ -100,7 +100,7 @@ class Document(_message.Message):
     """Of a library's complete document: how many passages it has, 0 until they are cut, and how many of them have vectors."""
     embedded_count: _builtins.int
     embedder: _builtins.str
-    """The model that made the vectors."""
+    """The model that made the vectors; `none` where there was nothing to embed."""
     etag: _builtins.str
     """Changes with the attributes."""
     @_builtins.property
