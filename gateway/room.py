@@ -213,7 +213,7 @@ class GatewayRoom:
             audit_service_pb2.DESCRIPTOR,
         )
         libraries = self._libraries = Libraries(
-            connection, backend, shards, admission, settings, self._context.member_id
+            connection, backend, shards, admission, settings, self._context.member_id, turns.metrics.registry
         )
         self._server.add(
             library_service_pb2_grpc.add_LibraryServiceServicer_to_server,

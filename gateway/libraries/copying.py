@@ -27,6 +27,7 @@ from gateway.libraries.book import Book, Place
 from gateway.libraries.documents import Documents, struct_of
 from gateway.libraries.file_record import File
 from gateway.libraries.files import Files
+from gateway.libraries.metrics import CopyMetrics
 from gateway.libraries.places import library_session
 from gateway.libraries.progress import copied, embedded, missed
 from services.config import Settings
@@ -54,12 +55,14 @@ class Copying:
         book: Book,
         settings: Settings,
         member_id: str,
+        metrics: CopyMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backend = backend
         self._documents = documents
         self._files = files
         self._book = book
+        self._metrics = metrics
         self._clock = clock
         own = self._settings = settings.gateway.libraries
         self._drain_ms_max = settings.rpc.drain_ms_max
@@ -87,7 +90,8 @@ class Copying:
         """Works at a copy; the wait in ms until its next attempt, None when it is over."""
         try:
             record = await self._wanted(place, file, mark)
-            return await self._work(place, record)
+            with self._metrics.running.track_inprogress():
+                return await self._work(place, record)
         except _Unwanted:
             await self._clean(place, file, mark)
             return None
@@ -171,6 +175,8 @@ class Copying:
         while not await self._book.change(place, before, after):
             found = await self._wanted(place, before.file, before.mark)
             before, after = found, _with_attributes(after, found)
+        if after.state.is_over:
+            self._metrics.ended(after.state)
 
     async def _wanted(self, place: Place, file: str, mark: str) -> Attachment:
         record = await self._book.find(place, file)

@@ -11,6 +11,7 @@ from typing import Final
 
 from isthmus.errors.v1 import errors_pb2
 from isthmus.session.v1 import deletion_pb2, library_pb2, session_pb2
+from prometheus_client import CollectorRegistry
 
 from gateway.backend import Backend
 from gateway.background import Background
@@ -19,6 +20,7 @@ from gateway.libraries.copying import Copying
 from gateway.libraries.documents import Documents
 from gateway.libraries.files import Files
 from gateway.libraries.library_record import LibraryState, changed, library_of, session_of
+from gateway.libraries.metrics import CopyMetrics
 from gateway.libraries.places import id_of_key, library_session, new_id
 from gateway.libraries.searching import Searching
 from gateway.libraries.shelves import Shelves
@@ -51,6 +53,7 @@ class Libraries:
         admission: Admission,
         settings: Settings,
         member_id: str,
+        registry: CollectorRegistry,
         random_bytes: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -64,7 +67,8 @@ class Libraries:
         self.background = Background()
         self.documents = Documents(shards, settings)
         self.files = Files(backend, self.documents, own)
-        self.copying = Copying(backend, self.documents, self.files, self._book, settings, member_id)
+        metrics = CopyMetrics(registry)
+        self.copying = Copying(backend, self.documents, self.files, self._book, settings, member_id, metrics)
         self.shelves = Shelves(backend, self.documents, self._book, self.copying, own)
         self.searching = Searching(backend, self.documents, self._book, admission, own)
 

@@ -7,6 +7,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from gateway.libraries.attachment import Attachment
+from gateway.libraries.book import Book, Place
+from services.config import Settings
+from services.valkey import Acknowledger, connect
 from tests.support.eventually import eventually
 
 TEXT = "The isthmus is narrow here.\n" * 500
@@ -33,7 +37,9 @@ async def test_a_store_is_made_changed_listed_and_deleted(sdk: AsyncOpenAI) -> N
     assert await sdk.vector_stores.retrieve(made.id) == made
     changed = await sdk.vector_stores.update(made.id, name="facts", metadata={"team": "blue"}, expires_after=None)
     assert (changed.name, changed.metadata, changed.expires_at) == ("facts", {"team": "blue"}, None)
-    second = await sdk.vector_stores.create()
+    once = {"Idempotency-Key": "second"}
+    second = await sdk.vector_stores.create(extra_headers=once)
+    assert (await sdk.vector_stores.create(extra_headers=once)).id == second.id
     assert [each.id async for each in sdk.vector_stores.list(limit=1)] == [second.id, made.id]
     assert [each.id async for each in sdk.vector_stores.list(order="asc", after=made.id)] == [second.id]
     assert (await sdk.vector_stores.delete(made.id)).deleted
@@ -107,6 +113,27 @@ async def test_a_batch_is_listed_and_cancelled(sdk: AsyncOpenAI) -> None:
     # What was cancelled may be attached again.
     again = await sdk.vector_stores.files.create(store.id, file_id=files[0])
     assert again.status == "in_progress"
+
+
+async def test_what_a_lost_gateway_left_in_the_book_alone_is_copied_once_somebody_looks(
+    sdk: AsyncOpenAI, settings: Settings
+) -> None:
+    file = await uploaded(sdk)
+    store = await sdk.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
+    assert (await sdk.vector_stores.search(store.id, query="anything?")).data == []
+    valkey = connect(settings.valkey)
+    acknowledger = Acknowledger(valkey, settings.valkey)
+    book = Book(valkey, acknowledger, settings.gateway.libraries)
+    # Entered, and never asked for.
+    place = Place(settings.mesh.tenant_default, store.id.removeprefix("vs_"))
+    await book.enter(place, Attachment(file=file.removeprefix("file-"), mark="0" * 16, create_ms=1))
+    await acknowledger.aclose()
+    await valkey.aclose()
+
+    async def is_whole() -> bool:
+        return (await sdk.vector_stores.retrieve(store.id)).usage_bytes == len(TEXT)
+
+    await eventually(is_whole)
 
 
 async def test_what_cannot_be_is_refused_by_name(http: httpx.AsyncClient, sdk: AsyncOpenAI) -> None:

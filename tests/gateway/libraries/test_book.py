@@ -90,7 +90,7 @@ async def test_pages_follow_one_another_whichever_state_they_show(book: Book) ->
         wanted = wanted if order == "asc" else wanted[::-1]
         for size in (1, 2, 4, 6):
             read: list[str] = []
-            while page := await book.page(PLACE, after=read[-1] if read else "", count=size, order=order):  # type: ignore[arg-type]
+            while page := await book.page(PLACE, after=read[-1] if read else "", count=size, order=order):
                 read += [each.file for each in page]
             assert read == wanted
     await book.change(PLACE, made[3], over(made[3], AttachmentState.FAILED))
