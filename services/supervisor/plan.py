@@ -19,7 +19,12 @@ _OWN_PREFIX: Final = "ISTHMUS_"
 # What Python and gRPC read before any setting is there, unless the user has set it; the image has the same. gRPC's
 # client does its reads and writes on the thread that polls: its default wakes a thread of its own for each, which took
 # a fifth more processor time a call, and twice the context switches.
-RUNTIME: Final = {"PYTHONUNBUFFERED": "1", "GRPC_EXPERIMENTS": "-event_engine_client"}
+# docket's store of keys and values would have each of its functions wrapped in checks of types, as it is imported.
+RUNTIME: Final = {
+    "PYTHONUNBUFFERED": "1",
+    "GRPC_EXPERIMENTS": "-event_engine_client",
+    "PY_KEY_VALUE_DISABLE_BEARTYPE": "true",
+}
 GATEWAY: Final = "gateway"
 SHARD: Final = "context_store"
 REPLICA: Final = "inference"
