@@ -28,21 +28,27 @@ class DocumentDeletions:
     async def delete(self, request: api.DeleteDocumentRequest) -> None:
         """Erases a document, or goes on with what broke off. NOT_FOUND, ETAG_MISMATCH, TURN_IN_PROGRESS."""
         keys = keys_of(request.key)
-        await self._store.log.version(keys)
-        incarnation = await self.incarnation(keys)
-        stored = await self._store.log.stored_document(keys, request.document)
+        incarnation, stored = await self._read(keys, request.document)
         if stored is None:
             raise NotFound(f"sessions/{keys.session}/documents/{request.document}")
         if not stored.is_gone:
             check_document_etag(stored, request.etag)
             stored = await self._hide(keys, stored)
-        await self.finish(keys, incarnation, stored)
+        await self._finish(keys, incarnation, stored)
 
-    async def incarnation(self, keys: Keys) -> bytes:
-        """Of which session a document is that is read after this: what is erased must be that one's."""
-        return (await self._store.log.presence(keys))[0]
+    async def resume(self, keys: Keys, document_id: str) -> None:
+        """Goes on with a deletion that broke off, if it is not at its end by now."""
+        incarnation, stored = await self._read(keys, document_id)
+        if stored and stored.is_gone:
+            await self._finish(keys, incarnation, stored)
 
-    async def finish(self, keys: Keys, incarnation: bytes, stored: StoredDocument) -> None:
+    async def _read(self, keys: Keys, document_id: str) -> tuple[bytes, StoredDocument | None]:
+        """The document, and first of which session it is: what is erased must be that one's."""
+        await self._store.log.version(keys)
+        incarnation = (await self._store.log.presence(keys))[0]
+        return incarnation, await self._store.log.stored_document(keys, document_id)
+
+    async def _finish(self, keys: Keys, incarnation: bytes, stored: StoredDocument) -> None:
         """Erases a hidden document's text and its entry."""
         async for rows in document_rows(self._store, keys, stored):
             if rows:

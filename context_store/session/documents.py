@@ -56,10 +56,9 @@ class DocumentStreams:
         check_attributes(header.attributes, "part.header.attributes")
         tokens_max, overlap = passage_tokens(header)
         await self._store.log.version(keys)
-        incarnation = await self._deletions.incarnation(keys)
         stored = await self._store.log.stored_document(keys, header.document_id)
         if stored and stored.is_gone:
-            await self._deletions.finish(keys, incarnation, stored)
+            await self._deletions.resume(keys, header.document_id)
             stored = None
         document = (
             stored.document

@@ -166,8 +166,8 @@ async def test_a_deletion_waits_for_the_turn_that_is_open(store: StoreClient) ->
 
 def gone(settings: Settings) -> bool:
     """Whether the deletion of the document has begun."""
-    client = redis.Redis.from_url(settings.valkey.url)
-    return bool(client.hget("isthmus:{acme/s1}:documents", "d:gone"))
+    with redis.Redis.from_url(settings.valkey.url) as client:
+        return bool(client.hget("isthmus:{acme/s1}:documents", "d:gone"))
 
 
 async def test_a_deletion_that_breaks_off_is_gone_on_with(start_shard: StartShard, settings: Settings) -> None:

@@ -313,8 +313,8 @@ async def test_vectors_leave_with_a_cold_library_and_come_back(start_shard: Star
         return (await shelf.get()).tier == session_pb2.TIER_OBJECT
 
     await eventually(is_cold, 30)
-    client = redis.Redis.from_url(settings.valkey.url)
-    assert not client.exists("isthmus:{acme/library.l1}:vectors")
+    with redis.Redis.from_url(settings.valkey.url) as client:
+        assert not client.exists("isthmus:{acme/library.l1}:vectors")
     answer = await search(shelf, "kneads", **by_vector(BREAD))
     assert (documents(answer)[0], answer.words_only) == ("bread", False)
 
