@@ -13,6 +13,7 @@ from isthmus.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from isthmus.session.v1 import deletion_pb2
 
 from gateway.shards import answered
+from services.collections import collection_of
 from services.config import GatewaySettings
 from services.errors import IsthmusError
 from services.membership import Member, View
@@ -34,7 +35,9 @@ class Forgetting:
     async def forget(self, tenant: str, receipt: deletion_pb2.DeletionReceipt) -> None:
         """Adds to the receipt what members held of its session, and of the forks that lost their past with it."""
         sessions = [name.removeprefix("sessions/") for name in (receipt.name, *receipt.forks)]
-        members = [(member, room) for room in (STORE, INFERENCE) for member in self._view.members(room)]
+        # Of files, libraries and bookmarks no replica has ever seen a window.
+        rooms = (STORE,) if collection_of(sessions[0]) else (STORE, INFERENCE)
+        members = [(member, room) for room in rooms for member in self._view.members(room)]
         answers = await asyncio.gather(*(self._ask(member, room, tenant, sessions) for member, room in members))
         for (member, _), erasures in zip(members, answers, strict=True):
             if erasures is None:

@@ -51,7 +51,8 @@ def embedded(
     """The record of a document that is whole, and in how many ms to look again; None where nothing more is to come."""
     if document.error.code:
         return failed(record, ErrorCode.SERVER, document.error.message), None
-    if document.passage_count and document.embedded_count >= document.passage_count:
+    # A document without a word has no passages, and nobody's vectors.
+    if document.embedder and document.embedded_count >= document.passage_count:
         return msgspec.structs.replace(record, state=AttachmentState.COMPLETED, failures=0), None
     waited_ms = max(0, now_ms - record.copied_ms)
     if waited_ms > settings.embed_ms_max:

@@ -138,8 +138,15 @@ def test_a_change_keeps_what_it_does_not_name() -> None:
 def test_a_file_is_completed_once_all_passages_have_vectors() -> None:
     whole = copied(record(), document(), 5)
     assert (whole.text_bytes, whole.copied_ms) == (10, 5)
-    for count, done, is_over in ((0, 0, False), (2, 1, False), (2, 2, True)):
-        after, wait_ms = embedded(whole, document(passage_count=count, embedded_count=done), 6, SETTINGS)
+    # The last one has no word in it.
+    for embedder, count, done, is_over in (
+        ("", 0, 0, False),
+        ("m", 2, 1, False),
+        ("m", 2, 2, True),
+        ("none", 0, 0, True),
+    ):
+        one = document(embedder=embedder, passage_count=count, embedded_count=done)
+        after, wait_ms = embedded(whole, one, 6, SETTINGS)
         assert (after.state is AttachmentState.COMPLETED) is is_over
         assert (wait_ms is None) is is_over
     error = Document.Error(code="invalid_text", message="why")
