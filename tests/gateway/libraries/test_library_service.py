@@ -103,6 +103,7 @@ async def test_a_library_is_filled_searched_and_erased(library: Any, client: Cli
     receipt = await library.DeleteLibrary(api.DeleteLibraryRequest(name="libraries/nature"))
     assert receipt.name == "libraries/nature"
     assert receipt.erasures
+    assert not receipt.unreached
     gone = await refused(library.SearchLibrary(search))
     assert (gone.reason, "libraries/nature does not exist" in gone.message) == (errors_pb2.ERROR_REASON_NOT_FOUND, True)
 
