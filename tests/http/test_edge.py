@@ -24,7 +24,8 @@ async def is_refused(mesh: Mesh) -> bool:
     try:
         async with httpx.AsyncClient(base_url=mesh.http_url) as late:
             return (await late.get("/v1/models")).status_code == 503
-    except httpx.ConnectError:
+    except httpx.NetworkError:
+        # Also one that the system had let in already, as the door was closed.
         return True
 
 
