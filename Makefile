@@ -29,13 +29,19 @@ $(UV):
 run: setup ## start the whole mesh and show a real turn (ARGS=--once stops after it)
 	@exec $(RUN)isthmus up $(ARGS)
 
+# Real processes, killed for real, on a machine that others may stall: what fails is run once more by itself, in plain
+# sight, and has failed if it fails again.
+define tested
+$(1) || { code=$$?; [ $$code = 1 ] || exit $$code; echo "isthmus: once more, what failed, by itself"; $(1) --last-failed; }
+endef
+
 test: setup check ## check everything, then run every test
-	@$(RUN)pytest $(ARGS)
+	@$(call tested,$(RUN)pytest $(ARGS))
 
 setup-vllm: .venv-vllm/.ready ## make .venv-vllm, with vLLM's CPU build as the engine
 
 test-vllm: .venv-vllm/.ready ## run the tests of the vLLM engine, on vLLM's CPU build
-	@.venv-vllm/bin/pytest tests/vllm $(ARGS)
+	@$(call tested,.venv-vllm/bin/pytest tests/vllm $(ARGS))
 
 .venv-vllm/.ready: $(UV) pyproject.toml $(wildcard requirements/*)
 	@echo "isthmus: setting up .venv-vllm (once; vLLM and torch are about 3 GB on the disk)"

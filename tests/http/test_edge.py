@@ -24,7 +24,7 @@ async def is_refused(mesh: Mesh) -> bool:
     try:
         async with httpx.AsyncClient(base_url=mesh.http_url) as late:
             return (await late.get("/v1/models")).status_code == 503
-    except httpx.NetworkError:
+    except (httpx.NetworkError, httpx.RemoteProtocolError):
         # Also one that the system had let in already, as the door was closed.
         return True
 
