@@ -4,7 +4,8 @@
 
 Every turn sends its conversation, as such clients have to. A rate is held if no turn fails, the turns come back as fast
 as they are begun, and half of them wait less than a second. What is printed, as JSON, are the figures at the highest
-rate that was held, found by doubling from 5 turns a second and two halvings; or those at the lowest, if none was.
+rate that was held, found by doubling from 5 turns a second up to `--rate-max`, and two halvings; or those at the
+lowest, if none was.
 """
 
 from __future__ import annotations
@@ -62,13 +63,13 @@ async def search(server: servers.Server, arguments: argparse.Namespace) -> dict[
     """The figures at the highest rate that is held."""
     # Its first requests load what it needs for them, and are no measure.
     await at_rate(server, _RATE_MIN, arguments)
-    rate, best, refused = _RATE_MIN, None, 0.0
-    while rate <= arguments.rate_max:
+    rate, best, refused = min(_RATE_MIN, arguments.rate_max), None, 0.0
+    while best is None or best["rate"] < arguments.rate_max:
         figures = await at_rate(server, rate, arguments)
         if not is_held(figures):
             refused = rate
             break
-        best, rate = figures, rate * 2
+        best, rate = figures, min(rate * 2, arguments.rate_max)
     if best is None:
         return figures
     for _ in range(_HALVINGS if refused else 0):
